@@ -17,7 +17,7 @@ help: ## show this list
 run: tools ## start the receiver with a private PostgreSQL; Ctrl-C stops it; ARGS="--config FILE"
 	cargo run --profile quick --locked -- $(ARGS)
 
-demo: tools ## start a receiver with separate data, and a stand-in for each::labs that sends webhooks; prints the console's URL
+demo: tools ## start a receiver with separate data, and a stand-in for each::labs that sends webhooks; prints what to try; LOGIN=1: with tokens
 	cargo build --profile quick --locked -p workflow-receiver -p sender-stand-in
 	@target/quick/sender-stand-in demo target/quick/workflow-receiver
 

@@ -66,6 +66,9 @@ def all_of(postgres, database):
              "executions?reference=order%3D1230", "results?reference=user%3D1230", "failures?by=model", "predictions",
              "predictions?status=failed", f"predictions/{prediction}", "expected", "changes")
     pages = ("", "?period=7d", "executions", "executions?status=failed", f"executions?workflow={workflow}",
-             f"executions?q={quoted}", "executions?q=order%3D1230", f"executions/{execution}", "bulks", f"bulks/{bulk}",
-             "predictions", f"predictions/{prediction}", "expected", "conflicts", "quarantine", "settings", "audit", "docs")
+             f"executions?q={quoted}", "executions?q=order%3D1230", "executions?q=order%3Dnone", "executions?q=rate_limit",
+             "executions?class=provider_auth", "executions?fault=provider", "executions?model=flux-1-1-pro",
+             f"executions/{execution}", "bulks", f"bulks?open={bulk[:8]}", f"bulks/{bulk}",
+             "predictions", "predictions?q=refused", "predictions?class=provider_auth", f"predictions/{prediction}", "expected",
+             "conflicts", "quarantine", "quarantine?q=order", "settings", "audit", "docs")
     return found + [Api(name) for name in lists] + [Page(name) for name in pages]

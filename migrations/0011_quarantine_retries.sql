@@ -6,6 +6,7 @@
 CREATE TABLE quarantine_retries (
     quarantine_id   bigint PRIMARY KEY,
     retried_at      timestamptz NOT NULL DEFAULT now(),
+    retried_by      text        NOT NULL,
     entry           jsonb       NOT NULL,
     ids             text[]      NOT NULL,
     are_predictions boolean[]   NOT NULL,
@@ -21,6 +22,8 @@ COMMENT ON COLUMN quarantine_retries.quarantine_id IS
     'Number of the entry.';
 COMMENT ON COLUMN quarantine_retries.retried_at IS
     'When the retry began, by PostgreSQL''s clock. The row is removed after the shortest of retention.quarantine, retention.payloads and retention.executions.';
+COMMENT ON COLUMN quarantine_retries.retried_by IS
+    'Name of the operator''s token, or `command line`.';
 COMMENT ON COLUMN quarantine_retries.entry IS
     'The row of quarantine before the retry, with the body.';
 COMMENT ON COLUMN quarantine_retries.ids IS
@@ -38,3 +41,5 @@ COMMENT ON COLUMN quarantine_retries.conflicts IS
 
 -- The latest retries, and retention.
 CREATE INDEX quarantine_retries_retried_at ON quarantine_retries (retried_at, quarantine_id);
+-- The retry that recorded an execution or a prediction: ids @> ARRAY['exec-1'].
+CREATE INDEX quarantine_retries_ids ON quarantine_retries USING gin (ids);

@@ -31,6 +31,9 @@ mod table;
 pub(crate) mod trigger;
 pub(crate) mod workflows;
 
+#[cfg(feature = "private-postgres")]
+use private_postgres::PrivatePostgresError;
+
 use crate::config::Settings;
 use crate::db::Database;
 use crate::db::queries::QueryPool;
@@ -52,11 +55,24 @@ pub(crate) fn database(settings: &Settings) -> Result<Database, CommandError> {
     let servers = match settings.database.servers()? {
         Some(servers) => Ok(servers),
         #[cfg(feature = "private-postgres")]
-        None => private_postgres::running(&settings.database.private_dir).map(Into::into),
+        None => private_postgres::running(&settings.database.private_dir).map(Into::into).map_err(with_demo),
         #[cfg(not(feature = "private-postgres"))]
-        None => Err(NO_DATABASE),
+        None => Err(CommandError::from(NO_DATABASE)),
     };
     Ok(Database::new(servers?, settings.database.connect_timeout))
+}
+
+/// The directory of the private PostgreSQL of `make demo`.
+#[cfg(feature = "private-postgres")]
+const DEMO: &str = "data/demo/postgres";
+
+/// Adds how to use the database of `make demo`, if it is there.
+#[cfg(feature = "private-postgres")]
+fn with_demo(error: PrivatePostgresError) -> CommandError {
+    if matches!(error, PrivatePostgresError::NotRunning(_)) && std::path::Path::new(DEMO).exists() {
+        return format!("{error}. For `make demo`, set RECEIVER__DATABASE__PRIVATE_DIR={DEMO}").into();
+    }
+    error.into()
 }
 
 /// One connection is enough: a command runs its queries one after the other.

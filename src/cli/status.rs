@@ -129,7 +129,7 @@ fn counts_sentence(counts: &Counts) -> String {
     let Counts { executions, completed, failed, cancelled, other, failure_rate } = counts;
     let rate = failure_rate.map(|rate| format!(" ({:.1} %)", rate * 100.0)).unwrap_or_default();
     format!(
-        "{} since midnight (UTC): {completed} completed, {failed} failed{rate}, {cancelled} cancelled, {other} other",
+        "{} since midnight (UTC): {completed} completed, {failed} failed{rate}, {cancelled} cancelled, {other} running",
         counted(*executions, "execution", "executions")
     )
 }

@@ -1,12 +1,10 @@
 //! The settings of the operator console.
 
-use std::fmt;
-
-use serde::de::value::SeqAccessDeserializer;
-use serde::de::{self, SeqAccess, Visitor};
+use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::error::{SettingsError, not_allowed};
+use super::list::List;
 
 /// The settings of the operator console.
 #[derive(Debug, Clone, Deserialize, Serialize)]
@@ -46,22 +44,11 @@ fn is_origin(text: &str) -> bool {
 
 impl<'de> Deserialize<'de> for Hosts {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct List;
-        impl<'de> Visitor<'de> for List {
-            type Value = Hosts;
-
-            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-                f.write_str("a list of hosts")
-            }
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<Hosts, E> {
-                let hosts = text.split(',').map(str::trim).filter(|host| !host.is_empty());
-                Ok(Hosts(hosts.map(str::to_owned).collect()))
-            }
-            fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<Hosts, A::Error> {
-                Vec::deserialize(SeqAccessDeserializer::new(list)).map(Hosts)
-            }
+        match List::deserialize(deserializer) {
+            Ok(List::Text(text)) => Ok(Self(List::parts(&text).map(str::to_owned).collect())),
+            Ok(List::Items(hosts)) => Ok(Self(hosts)),
+            Err(_) => Err(D::Error::custom("must be a string, or a list of strings")),
         }
-        deserializer.deserialize_any(List)
     }
 }
 

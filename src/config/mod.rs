@@ -13,6 +13,7 @@ mod database;
 mod database_url;
 mod eachlabs;
 mod error;
+mod list;
 mod load;
 mod retention;
 mod secrets;

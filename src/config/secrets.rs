@@ -1,6 +1,5 @@
 //! A secret, a list of secrets, and files of secrets.
 
-use std::fmt;
 use std::fs::{File, Metadata};
 use std::io::{self, Read, Write};
 use std::ops::Deref;
@@ -11,10 +10,11 @@ use rand::RngExt;
 use rand::distr::Alphanumeric;
 use rustix::fs::{Mode, OFlags};
 use secrecy::{ExposeSecret, SecretString};
-use serde::de::{Deserialize, Deserializer, Error, SeqAccess, Visitor};
+use serde::de::{Deserialize, Deserializer};
 use serde::ser::{Serialize, Serializer};
 
 use super::error::{NOT_SHOWN, SettingsError, not_allowed, secret_error};
+use super::list::List;
 
 /// Shells remove quotation marks; `docker run --env-file` and others do not, and the marks would become part of the
 /// secret.
@@ -94,40 +94,26 @@ impl Secrets {
 
 impl<'de> Deserialize<'de> for Secrets {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct List;
-        impl<'de> Visitor<'de> for List {
-            type Value = Result<Secrets, &'static str>;
-
-            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-                f.write_str("a list of strings")
-            }
-            fn visit_str<E: Error>(self, text: &str) -> Result<Self::Value, E> {
-                let parts = || text.split(',').map(str::trim).filter(|secret| !secret.is_empty());
-                let secrets: Vec<_> = parts().map(SecretString::from).collect();
+        let secrets = match List::deserialize(deserializer) {
+            Ok(List::Text(text)) => {
+                let secrets: Vec<_> = List::parts(&text).map(SecretString::from).collect();
                 // An empty list would leave webhooks unauthenticated.
-                Ok(if secrets.is_empty() && !text.is_empty() {
+                if secrets.is_empty() && !text.is_empty() {
                     Err("contains no secret")
-                } else if parts().any(is_quoted) {
+                } else if List::parts(&text).any(is_quoted) {
                     Err(QUOTED)
                 } else {
-                    Ok(Secrets(secrets))
-                })
-            }
-            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
-                let mut secrets = Vec::new();
-                while let Some(secret) = list.next_element::<String>()? {
-                    if secret.trim().is_empty() {
-                        return Ok(Err("contains an empty secret"));
-                    }
-                    secrets.push(secret.into());
+                    Ok(secrets)
                 }
-                Ok(Ok(Secrets(secrets)))
             }
-        }
-        // The text of serde's own errors may contain the secret.
-        let list =
-            deserializer.deserialize_any(List).unwrap_or(Err("must be a string, or a list of strings"));
-        list.map_err(secret_error)
+            Ok(List::Items(items)) if items.iter().any(|item| item.trim().is_empty()) => {
+                Err("contains an empty secret")
+            }
+            Ok(List::Items(items)) => Ok(items.into_iter().map(SecretString::from).collect()),
+            // The text of serde's own errors may contain the secret.
+            Err(_) => Err("must be a string, or a list of strings"),
+        };
+        secrets.map(Self).map_err(secret_error)
     }
 }
 

@@ -286,14 +286,17 @@ async fn a_bulk_completes_on_the_page_without_a_reload() {
     browser.emulate(1_280, 900, "light").await;
     browser.open(&format!("{}/bulks/spring-catalogue", receiver.admin)).await;
     let shown = text(&browser).await;
-    assert!(shown.contains("2 missing (1 of them still running)"), "{shown}");
+    assert!(shown.contains("2 missing: 1 without a webhook, 1 still running"), "{shown}");
     browser.client.execute("window.sameDocument = true", Vec::new()).await.unwrap();
     receiver.accept(photo(&files, 12, "completed")).await;
     until(async || text(&browser).await.contains("waiting 1 missing")).await;
     receiver.accept(photo(&files, 14, "completed")).await;
     until(async || text(&browser).await.contains("15 of 15")).await;
     let shown = text(&browser).await;
-    assert!(!shown.contains("missing") && !shown.contains("waiting"), "{shown}");
+    assert!(!shown.contains(" missing") && !shown.contains("waiting"), "{shown}");
+    // The numbers of the tabs are of the same read. The list does not move.
+    assert!(shown.contains("Missing 0") && shown.contains("All executions 15"), "{shown}");
+    assert!(shown.contains("2 new or changed: show"), "{shown}");
     let same = browser.client.execute("return window.sameDocument", Vec::new()).await.unwrap();
     assert_eq!(same, json!(true));
     // The whole row of the list follows, and is a link.
@@ -305,6 +308,35 @@ async fn a_bulk_completes_on_the_page_without_a_reload() {
         return document.elementFromPoint(box.right - 2, box.bottom - 2).closest('a')?.getAttribute('href')";
     let link = browser.client.execute(link, Vec::new()).await.unwrap();
     assert_eq!(link, json!("/bulks/spring-catalogue"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_keyboard_opens_rows_and_searches_on_every_page() {
+    let ((receiver, _), browser) = (filled().await, Chromium::start().await);
+    browser.emulate(1_280, 900, "light").await;
+    let press = async |keys: &str| {
+        let active = browser.client.active_element().await.unwrap();
+        active.send_keys(keys).await.unwrap();
+    };
+    let path = async || browser.client.current_url().await.unwrap().path().to_owned();
+    // A row of the gallery has links to the image and to the execution.
+    browser.open(&format!("{}/bulks/spring-catalogue", receiver.admin)).await;
+    press("j").await;
+    press("\u{e007}").await;
+    until(async || path().await.starts_with("/executions/69ae8c7b")).await;
+    for page in ["/settings", "/bulks/spring-catalogue", "/executions/deep", "/"] {
+        browser.open(&format!("{}{page}", receiver.admin)).await;
+        press("/").await;
+        press("no such words\u{e007}").await;
+        until(async || path().await == "/executions").await;
+        assert_eq!(browser.client.current_url().await.unwrap().query(), Some("q=no+such+words"), "{page}");
+    }
+    for page in ["/executions", "/predictions", "/bulks", "/quarantine"] {
+        browser.open(&format!("{}{page}", receiver.admin)).await;
+        press("/").await;
+        let name = "return document.activeElement.closest('main form')?.getAttribute('action')";
+        assert_eq!(browser.client.execute(name, Vec::new()).await.unwrap(), json!(page));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -400,7 +432,7 @@ async fn the_pages_in_the_readme_show_results_a_bulk_and_a_mapping() {
     for (path, name, shown) in [
         ("/", "overview", "Failures"),
         ("/executions/69ae8c7b-7500-4a45-b7c0-000000000001", "execution", "upscale"),
-        ("/bulks/spring-catalogue", "bulk", "2 missing (1 of them still running)"),
+        ("/bulks/spring-catalogue", "bulk", "2 missing: 1 without a webhook, 1 still running"),
         (&*mapping, "quarantine", "This would be recorded: 1 execution"),
     ] {
         // The mapping is below the preview.

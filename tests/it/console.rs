@@ -376,9 +376,11 @@ async fn causes_and_numbers_of_the_overview_link_to_their_rows() {
     assert!(!found.contains("/executions/other"), "{found}");
     for part in [
         "href=\"/executions/two\"><time",
-        "the provider was too slow <code>",
+        "<span class=\"badge muted\">provider</span></span> <a href=\"/executions?status=failed&amp;since=7d&amp;class=execution_timeout\">the provider was too slow <code>",
+        "href=\"/executions?status=failed&amp;fault=provider&amp;since=7d\">provider <strong>2</strong></a>",
+        "href=\"/executions?status=failed&amp;fault=unknown&amp;since=7d\">unknown <strong>1</strong></a>",
         "<h2>Failed predictions</h2>",
-        "href=\"/predictions?status=failed&amp;workflow=50741f40-8621-4d46-8a91-dff4d873be98&amp;since=7d\"",
+        "href=\"/predictions?status=failed&amp;q=Prompt+refused+by+the+provider&amp;workflow=50741f40-8621-4d46-8a91-dff4d873be98&amp;since=7d\"",
         "href=\"/executions?status=failed&amp;since=7d\">All failures",
         "<dt>running</dt>",
         "Workflows by cost, the last 7 days (UTC)",
@@ -394,7 +396,8 @@ async fn causes_and_numbers_of_the_overview_link_to_their_rows() {
     }
     receiver.wait_until_recorded().await;
     let page = browser.text("/?period=7d").await;
-    assert!(page.contains("and 2 in other causes"), "{page}");
+    let others = "and 2 <a href=\"/executions?status=failed&amp;since=7d\">in other causes</a>";
+    assert!(page.contains(others), "{page}");
     // A cause is counted in all workflows.
     let body = json!({ "error": "ExecutionFailed", "error_cause": cause, "workflow_id": "paint" });
     receiver.accept(with(execution("three", "failed"), body)).await;
@@ -405,6 +408,45 @@ async fn causes_and_numbers_of_the_overview_link_to_their_rows() {
     assert!(page.contains("<bdi>draw</bdi>, <bdi>paint</bdi>"), "{page}");
     let page = browser.text("/executions?status=failed&since=30d").await;
     assert!(page.contains("aria-current=\"true\">30 d</a>"), "{page}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_overview_shows_which_model_fails_most() {
+    let receiver = TestReceiver::start().await;
+    for (n, (model, cause)) in [
+        ("flux", "Model timeout after 30s"),
+        ("flux", "Model timeout after 30s"),
+        ("flux", "too many requests"),
+        ("kling", "Model timeout after 30s"),
+        ("kling", "Model timeout after 30s"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let step = json!({ "status": "failed", "error_cause": cause, "metadata": { "model": model } });
+        let body = json!({ "error_cause": cause, "step_outputs": { "draw": step } });
+        receiver.accept(with(execution(&n.to_string(), "failed"), body)).await;
+    }
+    receiver.wait_until_recorded().await;
+    let browser = Browser::new(&receiver.admin);
+    let page = browser.text("/?period=7d").await;
+    let (_, card) = page.split_once("<h2>Failures by model</h2>").expect(&page);
+    let place = |part: &str| card.find(part).unwrap_or_else(|| panic!("{part}: {card}"));
+    let list = "/executions?model=flux&since=7d";
+    let row = |model: &str, number: u32| {
+        format!(
+            "model={model}&amp;since=7d\"><bdi>{model}</bdi></a></td><td class=\"num\" data-label=\"Failed steps\">{number}<"
+        )
+    };
+    assert!(place(&row("flux", 3)) < place(&row("kling", 2)), "{card}");
+    assert!(card.contains("2 of 3"), "{card}");
+    let found = browser.text(list).await;
+    assert_eq!(
+        ["0", "1", "2", "3"].map(|id| found.contains(&format!("href=\"/executions/{id}\""))),
+        [true, true, true, false]
+    );
+    let page = browser.text("/executions/2").await;
+    assert!(page.contains("href=\"/executions?model=flux\""), "{page}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -105,10 +105,13 @@ async fn the_search_box_finds_ids_references_causes_and_prompts() {
         ("two", "A red fox", Some("Model timeout after 30s")),
         ("three", "50% off_now", None),
     ] {
-        let body = json!({ "bulk_id": "bulk/1", "inputs": { "prompt": prompt }, "error_cause": cause,
-                           "status": if cause.is_some() { "failed" } else { "completed" } });
+        let status = if cause.is_some() { "failed" } else { "completed" };
+        let step =
+            json!({ "status": status, "error_cause": cause, "metadata": { "model": format!("model-{id}") } });
+        let body = json!({ "bulk_id": "bulk/1", "inputs": { "prompt": prompt }, "error_cause": cause, "status": status,
+                           "step_outputs": { "draw": step } });
         let body = with(execution(id, "completed"), body).to_string();
-        let url = format!("{}?order={id}", receiver.url);
+        let url = format!("{}?order={id}&user=user-of-{id}", receiver.url);
         assert_eq!(receiver.client.post(url).body(body).send().await.unwrap().status(), 200);
         receiver.wait_until_recorded().await;
     }
@@ -117,6 +120,10 @@ async fn the_search_box_finds_ids_references_causes_and_prompts() {
     assert_eq!(
         location(&receiver, "/executions?q=w&status=failed").await,
         "/executions?status=failed&workflow=w"
+    );
+    assert_eq!(
+        location(&receiver, "/executions?q=execution_timeout").await,
+        "/executions?class=execution_timeout"
     );
     for (query, found) in [
         ("q=order=three", &["three"][..]),
@@ -132,6 +139,17 @@ async fn the_search_box_finds_ids_references_causes_and_prompts() {
         ("status=failed", &["two"]),
         ("bulk=bulk/1&status=completed", &["three", "one"]),
         ("workflow=other", &[]),
+        ("q=user-of-three", &["three"]),
+        ("q=model-one", &["one"]),
+        ("model=model-two", &["two"]),
+        ("model=model-one", &[]),
+        ("q=too%20slow", &["two"]),
+        ("q=Execution_Time", &["two"]),
+        ("class=execution_timeout", &["two"]),
+        ("class=execution_timeout&workflow=w&since=1h", &["two"]),
+        ("class=provider_auth", &[]),
+        ("fault=provider&q=fox", &["two"]),
+        ("fault=input", &[]),
     ] {
         let html = page(&receiver, &format!("/executions?{query}")).await;
         assert_eq!(executions(&html), found, "{query}\n{}", text(&html));
@@ -254,7 +272,7 @@ async fn a_bulk_shows_what_is_missing_its_results_and_its_failures() {
     sqlx::query("UPDATE bulks SET expected = 20").execute(&mut receiver.connection().await).await.unwrap();
     for path in ["/bulks", "/bulks?complete=no", "/bulks/b%201"] {
         let text = text(&page(&receiver, path).await);
-        assert!(text.contains("waiting 18 missing (1 of them still running)"), "{path}: {text}");
+        assert!(text.contains("waiting 18 missing: 17 without a webhook, 1 still running"), "{path}: {text}");
         assert!(text.contains("1 completed 1 failed 1 running 17 without a webhook"), "{path}: {text}");
     }
     // Without deliveries, the bulk needs attention.
@@ -309,8 +327,18 @@ async fn a_bulk_is_opened_by_its_id_and_shows_its_state_and_its_causes() {
     }
     receiver.wait_until_recorded().await;
     assert_eq!(location(&receiver, "/bulks?open=spring-2").await, "/bulks/spring-2");
+    assert_eq!(location(&receiver, "/bulks?open=spr").await, "/bulks/spring-2");
     let html = page(&receiver, "/bulks?open=a").await;
-    assert!(text(&html).contains("No bulk has the id a ."), "{}", text(&html));
+    assert!(text(&html).contains("No bulk has an id that begins with a ."), "{}", text(&html));
+    let more = "INSERT INTO bulks (bulk_id, expected) VALUES ('spring', 1), ('sprint', 1)";
+    sqlx::query(more).execute(&mut receiver.connection().await).await.unwrap();
+    assert_eq!(location(&receiver, "/bulks?open=spring").await, "/bulks/spring");
+    let html = page(&receiver, "/bulks?open=spr").await;
+    assert!(text(&html).contains("begins with spr : spring spring-2 sprint"), "{}", text(&html));
+    sqlx::query("DELETE FROM bulks WHERE bulk_id <> 'spring-2'")
+        .execute(&mut receiver.connection().await)
+        .await
+        .unwrap();
 
     let html = page(&receiver, "/bulks/spring-2").await;
     assert_eq!(text(&html).matches("size not set").count(), 1, "{}", text(&html));
@@ -329,9 +357,18 @@ async fn a_bulk_is_opened_by_its_id_and_shows_its_state_and_its_causes() {
         assert!(html.contains(&list.replace('&', "&amp;")), "{list}: {html}");
         assert_eq!(executions(&page(&receiver, &list).await), [found], "{list}");
     }
-    assert!(text(&html).contains("the provider was too slow execution_timeout"), "{}", text(&html));
-    let shown = text(&page(&receiver, "/executions/b").await);
-    assert!(shown.contains("In short: the provider was too slow execution_timeout"), "{shown}");
+    assert!(text(&html).contains("provider the provider was too slow execution_timeout"), "{}", text(&html));
+    let link = "href=\"/executions?bulk=spring-2&amp;class=execution_timeout\"";
+    assert!(html.contains(link), "{html}");
+    let html = page(&receiver, "/executions/b").await;
+    assert!(
+        text(&html).contains("At fault: provider the provider was too slow execution_timeout"),
+        "{}",
+        text(&html)
+    );
+    assert!(html.contains("href=\"/executions?status=failed&amp;class=execution_timeout\""), "{html}");
+    let html = page(&receiver, "/executions/c").await;
+    assert!(text(&html).contains("At fault: unknown the cause is of no known class"), "{}", text(&html));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -414,6 +451,9 @@ async fn a_mapping_is_previewed_and_then_recorded() {
     let mapped = format!("{entry}?map.execution_id=executionId&map.bulk_id=bulkId&preview=1");
     let done = text(&submit(&receiver, &mapped, &format!("{entry}/retry"), &[]).await);
     assert!(done.contains("Recorded one (new)"), "{done}");
+    let shown = text(&page(&receiver, "/executions/one").await);
+    assert!(shown.contains(&format!("Recorded from quarantine entry {} by anyone , now", ids[0])), "{shown}");
+    assert!(!page(&receiver, "/executions/known").await.contains("Recorded from"));
     assert_eq!(receiver.row("SELECT received FROM bulks WHERE bulk_id = 'b'").await["received"], 1);
     // All entries with the reason: the known execution is a conflict, and one body has no executionId.
     let mapped = format!("/quarantine/{}?map.execution_id=executionId&force=on&preview=1", ids[1]);
@@ -422,7 +462,9 @@ async fn a_mapping_is_previewed_and_then_recorded() {
     assert_eq!(receiver.rows("SELECT * FROM execution_conflicts").await.len(), 1);
 
     let retried = text(&page(&receiver, "/quarantine/retried").await);
-    for part in ["one (new)", "known (conflict)", "execution_id is missing or null", "Undo all of these"] {
+    for part in
+        ["one (new)", "known (conflict)", "execution_id is missing or null", "by anyone", "Undo all of these"]
+    {
         assert!(retried.contains(part), "{part}\n{retried}");
     }
     // The form of the latest retry.
@@ -699,10 +741,16 @@ async fn missing_executions_rejected_inputs_and_overdue_executions_are_shown() {
     assert!(!shown.contains("three"), "{shown}");
     // The search finds a registered reference before the webhook.
     let shown = text(&page(&receiver, "/executions?q=order%3D%3C2%3E").await);
-    assert!(shown.contains("Missing executions") && shown.contains("2 two Bulk b overdue"), "{shown}");
+    assert!(shown.contains("Registered executions") && shown.contains("2 two Bulk b overdue"), "{shown}");
     assert!(!shown.contains("three") && !shown.contains("No execution matches"), "{shown}");
-    let shown = text(&page(&receiver, "/executions?q=order%3D1").await);
-    assert!(!shown.contains("Missing executions"), "{shown}");
+    // It also finds the registered reference of a recorded execution whose webhook has another one.
+    let other = "UPDATE executions SET reference = '{\"user\": \"42\"}' WHERE execution_id = 'one'";
+    sqlx::raw_sql(other).execute(&mut receiver.connection().await).await.unwrap();
+    let html = page(&receiver, "/executions?q=order%3D1").await;
+    assert_eq!(self::executions(&html), ["one"]);
+    assert!(text(&html).contains("1 one Bulk b arrived completed"), "{}", text(&html));
+    let html = page(&receiver, "/executions/one").await;
+    assert!(html.contains("href=\"/executions?q=order%3D1\""), "{html}");
     let shown = text(&page(&receiver, "/expected?state=rejected&bulk=b").await);
     assert!(shown.contains("no execution no &lt;prompt&gt; rejected"), "{shown}");
 }
@@ -755,7 +803,7 @@ async fn the_button_reconcile_fetches_missing_executions_in_the_background() {
     let html = page(&receiver, &format!("/executions/{one}?done=1")).await;
     let shown = text(&html);
     assert!(shown.contains("Compared 1 execution with each::labs: 1 fetched"), "{shown}");
-    assert!(shown.contains("No webhook had arrived in time. The execution was read from"), "{shown}");
+    assert!(shown.contains("No final webhook had arrived in time. The execution was read from"), "{shown}");
     assert!(shown.contains("Webhooks none: the execution was fetched"), "{shown}");
     assert!(shown.contains("Input of the bulk 1"), "{shown}");
     receiver.accept(execution("sent", "completed")).await;
@@ -763,10 +811,27 @@ async fn the_button_reconcile_fetches_missing_executions_in_the_background() {
     assert_eq!(executions(&page(&receiver, "/executions?fetched=1").await), [&*one]);
     let overview = page(&receiver, "/").await;
     assert!(overview.contains("href=\"/executions?fetched=1&amp;since=24h\""), "{overview}");
-    assert!(text(&overview).contains("1 fetched: its webhook did not arrive in time"), "{}", text(&overview));
+    assert!(
+        text(&overview).contains("1 fetched: its final webhook did not arrive in time"),
+        "{}",
+        text(&overview)
+    );
     for list in ["/executions", "/bulks/b"] {
         assert!(page(&receiver, list).await.contains(">fetched</span>"), "{list}");
     }
+    let after_a_webhook = format!(
+        "UPDATE executions SET deliveries = 2, first_received_at = completed_at - interval '8 s' WHERE execution_id = '{one}'"
+    );
+    sqlx::raw_sql(sqlx::AssertSqlSafe(after_a_webhook))
+        .execute(&mut receiver.connection().await)
+        .await
+        .unwrap();
+    let shown = text(&page(&receiver, &format!("/executions/{one}")).await);
+    assert!(
+        shown.contains("1 delivery before the execution ended (such as running ), no final one."),
+        "{shown}"
+    );
+    assert!(shown.contains("first webhook 8 s ago") || shown.contains("first webhook 9 s ago"), "{shown}");
 
     submit(&receiver, "/bulks/b", "/bulks/b/reconcile", &[]).await;
     until(async || ended(2).await).await;
@@ -797,7 +862,12 @@ async fn predictions_are_listed_and_shown_with_their_result() {
     let html = page(&receiver, &format!("/predictions/{failed}")).await;
     assert!(html.contains("href=\"/executions?workflow=50741f40-8621-4d46-8a91-dff4d873be98\""), "{html}");
     assert!(text(&html).contains("Prompt refused by the provider"), "{}", text(&html));
-    assert!(text(&html).contains("In short: the prompt was rejected content_moderation"), "{}", text(&html));
+    assert!(
+        text(&html).contains("At fault: our input the prompt was rejected content_moderation"),
+        "{}",
+        text(&html)
+    );
+    assert!(!text(&html).contains(" Result "), "the output is the error: {}", text(&html));
     let html = page(&receiver, "/predictions?from=tomorrow").await;
     assert!(html.contains("must be a time like") && !html.contains(failed), "{html}");
     receiver
@@ -810,4 +880,69 @@ async fn predictions_are_listed_and_shown_with_their_result() {
     let html = page(&receiver, &format!("/predictions/{failed}")).await;
     assert!(html.contains("<a class=\"badge warn\" href=\"#conflicts\">1 conflict</a>"), "{html}");
     assert_eq!(receiver.get("/predictions/none").await.status(), 404);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_search_without_a_match_leads_to_the_other_lists_that_have_one() {
+    let receiver = TestReceiver::start().await;
+    let post = |query: &str, body: String| {
+        receiver.client.post(format!("{}?{query}", receiver.url)).body(body).send()
+    };
+    let body = r#"{"event":"run.finished","data":{"run":"7","flow":"Banner-Ads"}}"#;
+    assert_eq!(post("order=1046", body.to_owned()).await.unwrap().status(), 422);
+    post("user=42&model=flux-1-1-pro", example("prediction-failed.json")).await.unwrap();
+    post("user=43&model=other", example("prediction-succeeded.json")).await.unwrap();
+    receiver.accept(with(execution("one", "completed"), json!({ "inputs": { "prompt": "A fox" } }))).await;
+    receiver.wait_until_recorded().await;
+    let (failed, quarantined) = ("7c9a1b52-1f0e-4a44-8a83-0a9a6a4bb0f3", "href=\"/quarantine/1\"");
+    for (path, link, shown) in [
+        ("/executions?q=order%3D1046", "/quarantine?q=order%3D1046", "1 webhook in quarantine matches"),
+        ("/executions?q=1046", "/quarantine?q=1046", "1 webhook in quarantine matches"),
+        ("/predictions?q=banner-ads+RUN", "/quarantine?q=banner-ads+RUN", "1 webhook in quarantine matches"),
+        ("/executions?q=refused+by", "/predictions?q=refused+by", "1 prediction matches"),
+        ("/executions?q=user%3D42", "/predictions?q=user%3D42", "1 prediction matches"),
+        ("/executions?q=the+prompt+rejected", "/predictions?q=the+prompt+rejected", "1 prediction matches"),
+        ("/quarantine?q=a+fox", "/executions?q=a+fox", "1 execution matches"),
+    ] {
+        let html = page(&receiver, path).await;
+        assert!(
+            html.contains(&format!("href=\"{link}\"")) && text(&html).contains(shown),
+            "{path}: {}",
+            text(&html)
+        );
+        let found = page(&receiver, link).await;
+        let row = match link.split('?').next().unwrap() {
+            "/quarantine" => quarantined,
+            "/predictions" => failed,
+            _ => "/executions/one",
+        };
+        assert!(found.contains(row), "{link}: {}", text(&found));
+    }
+    for (path, expected) in [
+        ("/executions?q=no+such", "No execution matches"),
+        ("/predictions?q=no+such", "No prediction matches"),
+        ("/quarantine?q=no+such", "No entry matches"),
+    ] {
+        let shown = text(&page(&receiver, path).await);
+        let elsewhere = ["1 execution", "1 prediction", "1 webhook"].iter().any(|list| shown.contains(list));
+        assert!(shown.contains(expected) && !elsewhere, "{path}: {shown}");
+    }
+    let succeeded = "2f0d4c1e-6a35-4f0a-9a53-7d1f5f7f9c10";
+    for (path, shows_failed, shows_succeeded) in [
+        ("/predictions?q=flux-1-1-pro", true, false),
+        ("/predictions?q=user%3D43", false, true),
+        ("/predictions?class=content_moderation", true, false),
+        ("/predictions?fault=provider", false, false),
+    ] {
+        let html = page(&receiver, path).await;
+        assert_eq!(
+            [failed, succeeded].map(|id| html.contains(id)),
+            [shows_failed, shows_succeeded],
+            "{path}"
+        );
+    }
+    let shown = text(&page(&receiver, "/predictions").await);
+    assert!(shown.contains("failed flux-1-1-pro") && shown.contains("succeeded other"), "{shown}");
+    let shown = text(&page(&receiver, &format!("/predictions/{failed}")).await);
+    assert!(shown.contains("model flux-1-1-pro"), "{shown}");
 }

@@ -43,6 +43,8 @@ async fn the_demo_fills_every_page_of_the_console() {
     let demo = Demo {
         webhook_url: receiver.url.clone(),
         admin_url: receiver.admin.clone(),
+        admin_token: None,
+        first_order: 1_000,
         webhook_secret: SECRET.to_owned(),
         second: Duration::from_millis(50),
     };

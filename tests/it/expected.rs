@@ -275,14 +275,14 @@ async fn commands_register_responses_and_say_why_a_bulk_is_incomplete() {
     receiver.wait_until_recorded().await;
     let (bulk, _) = run(&receiver, &["bulks", "b"]);
     for part in [
-        "complete        no: 2 missing (1 of them still running)\n",
+        "complete        no: 2 missing: 1 without a webhook, 1 still running\n",
         "rejected        1 input\n",
         "order=1234",
     ] {
         assert!(bulk.contains(part), "{part}: {bulk}");
     }
     let (bulks, _) = run(&receiver, &["bulks", "--complete", "no"]);
-    assert!(bulks.contains("no: 2 missing (1 of them still running)"), "{bulks}");
+    assert!(bulks.contains("no: 2 missing: 1 without a webhook, 1 still running"), "{bulks}");
     let (missing, _) = run(&receiver, &["expected", "--state", "missing", "--json"]);
     let ids =
         missing.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["execution_id"].clone());

@@ -60,7 +60,7 @@ const CHECKSUMS: [(&str, &str); 12] = [
     ),
     (
         "0011_quarantine_retries.sql",
-        "f44fb647f43b3c5f0a618d099204c0baaee08df3e704a78de0205536fb7e66aa437319d1881bf8ea4790ac5a697b2606",
+        "26f58a7b10ebf435f0a5f1bbcf3b0b18c8de9a79dfd6a6de614e8bb2acc122728146493d768606e18a905d45544680d4",
     ),
     (
         "0012_sessions.sql",

@@ -85,7 +85,10 @@ async fn a_month() -> (TestReceiver, PgConnection) {
         SELECT CASE WHEN n % 100 <> 0 THEN 'e' || n END, 'b' || n / 30, n % 30 + 1, n % 99 <> 0, at, at
         FROM (SELECT n, timestamptz '2026-03-02 10:00Z' - n * interval '1 minute' AS at
               FROM generate_series(1, 20000) AS n) AS n;
-        ANALYZE executions, predictions, expected_executions;
+        INSERT INTO quarantine_retries
+            (quarantine_id, retried_by, entry, ids, are_predictions, dispositions, deliveries, previous, conflicts)
+        SELECT n, 'olga', '{}', ARRAY['q' || n], '{f}', '{new}', '{1}', '{null}', '{}' FROM generate_series(1, 20000) AS n;
+        ANALYZE executions, predictions, expected_executions, quarantine_retries;
         DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET log_statement = ''all''', current_database()); END $$;
         SET plan_cache_mode = force_custom_plan";
     sqlx::raw_sql(odd).execute(&mut connection).await.unwrap();
@@ -148,8 +151,22 @@ async fn the_pages_of_the_console_use_indexes() {
         ("/executions?q=order=7", "executions_reference"),
         // Looks the word up as an identifier first.
         ("/executions?q=unknown", "executions_workflow_id"),
+        ("/executions?class=execution_timeout", "executions_with_failure"),
+        ("/executions?fault=provider&workflow=formerly", "executions_workflow_failures"),
+        ("/executions?model=flux", "executions_with_failure"),
+        ("/executions?model=flux&workflow=formerly", "executions_workflow_failures"),
+        ("/executions?q=too+slow", "executions_first_received_at"),
+        // No match: also searches the registrations, the predictions and the quarantine.
+        ("/executions?q=order=none", "expected_executions_registered_at"),
+        ("/executions?q=order=none", "predictions_reference"),
+        ("/executions?q=no+match&since=2026-03-02T09:30:00Z", "quarantine_first_received_at"),
         ("/executions/e7", "executions_pkey"),
+        ("/executions/e7", "quarantine_retries_ids"),
         ("/executions?fetched=1", "executions_fetched"),
+        ("/predictions?q=two+words", "predictions_first_received_at"),
+        ("/predictions?class=execution_timeout", "predictions_failed"),
+        ("/quarantine?q=two+words", "quarantine_first_received_at"),
+        ("/bulks?open=b77", "bulks_pkey"),
         ("/bulks", "bulks_first_received_at"),
         ("/bulks/b7", "executions_bulk_id"),
         ("/bulks/b7?show=failures", "executions_bulk_id"),

@@ -17,8 +17,12 @@ use super::{StandIn, Trigger};
 pub struct Demo {
     /// The URL of the receiver's webhooks.
     pub webhook_url: String,
-    /// The base address of the receiver's admin port, where bulks are registered. Its requests need no token.
+    /// The base address of the receiver's admin port, where bulks are registered.
     pub admin_url: String,
+    /// The token of the admin port, if it requires one.
+    pub admin_token: Option<String>,
+    /// The number of the first order. Orders of another run on the same data have other numbers.
+    pub first_order: usize,
     /// Signs the webhooks.
     pub webhook_secret: String,
     /// The unit of all pauses: one second in `make demo`, shorter in tests.
@@ -55,17 +59,19 @@ const SENTENCES: [&str; 4] = [
     "Your appointment is on Monday at nine.",
 ];
 /// Causes of failures, each of another class.
-const CAUSES: [&str; 5] = [
-    "the prompt violates the content policy of the model",
-    "Model timeout after 30s",
-    "PROVIDER_SERVER_ERROR: the provider answered with an error",
-    "invalid image: inputs.image has 0 bytes",
-    "too many requests: the rate limit of the provider is reached",
-];
+const POLICY: &str = "the prompt violates the content policy of the model";
+const TIMEOUT: &str = "Model timeout after 30s";
+const PROVIDER: &str = "PROVIDER_SERVER_ERROR: the provider answered with an error";
+const NO_IMAGE: &str = "invalid image: inputs.image has 0 bytes";
+const RATE_LIMIT: &str = "too many requests: the rate limit of the provider is reached";
+/// How long a step runs that fails with [`TIMEOUT`], in seconds of the demo.
+const TIMEOUT_SECONDS: u32 = 30;
+/// The models of the predictions.
+const PREDICTED: [&str; 3] = ["flux-1-1-pro", "recraft-v3", "flux-1-1-pro"];
 
 /// Sends webhooks until it is dropped.
 pub async fn run(stand_in: &StandIn, demo: &Demo) {
-    let script = Script { stand_in, demo, orders: AtomicUsize::new(1_000) };
+    let script = Script { stand_in, demo, orders: AtomicUsize::new(demo.first_order) };
     tokio::join!(
         script.history(),
         script.photos(),
@@ -80,18 +86,25 @@ pub async fn run(stand_in: &StandIn, demo: &Demo) {
 struct Script<'a> {
     stand_in: &'a StandIn,
     demo: &'a Demo,
-    /// The number of the latest order.
+    /// The number of the next order.
     orders: AtomicUsize,
 }
 
 /// An execution that runs.
 struct Running {
     id: String,
+    order: usize,
     url: String,
     started: OffsetDateTime,
 }
 
-/// A step of a workflow. The last step makes the output of the execution.
+/// A workflow. Its last step makes the output of the execution.
+struct Workflow {
+    steps: &'static [Step],
+    /// The causes of its failures.
+    causes: &'static [&'static str],
+}
+
 struct Step {
     name: &'static str,
     model: &'static str,
@@ -99,20 +112,34 @@ struct Step {
     cost: u32,
 }
 
-const PHOTO: &[Step] = &[
-    Step { name: "describe", model: "openai-chatgpt-5", cost: 21 },
-    Step { name: "draw", model: "flux-1-1-pro", cost: 400 },
-];
-const VIDEO: &[Step] = &[
-    Step { name: "storyboard", model: "openai-chatgpt-5", cost: 64 },
-    Step { name: "render", model: "kling-v2", cost: 2_800 },
-];
-const SPEECH: &[Step] = &[Step { name: "speak", model: "elevenlabs-text-to-speech", cost: 150 }];
-const CAPTION: &[Step] = &[Step { name: "caption", model: "openai-chatgpt-5", cost: 12 }];
+const PHOTO: Workflow = Workflow {
+    steps: &[
+        Step { name: "describe", model: "openai-chatgpt-5", cost: 21 },
+        Step { name: "draw", model: "flux-1-1-pro", cost: 400 },
+    ],
+    causes: &[POLICY, PROVIDER, RATE_LIMIT],
+};
+const VIDEO: Workflow = Workflow {
+    steps: &[
+        Step { name: "storyboard", model: "openai-chatgpt-5", cost: 64 },
+        Step { name: "render", model: "kling-v2", cost: 2_800 },
+    ],
+    causes: &[TIMEOUT, POLICY, PROVIDER],
+};
+const SPEECH: Workflow = Workflow {
+    steps: &[Step { name: "speak", model: "elevenlabs-text-to-speech", cost: 150 }],
+    causes: &[RATE_LIMIT, PROVIDER],
+};
+const CAPTION: Workflow = Workflow {
+    steps: &[Step { name: "caption", model: "openai-chatgpt-5", cost: 12 }],
+    causes: &[NO_IMAGE, RATE_LIMIT],
+};
 
-/// The cause of the failure of execution `number`; `None` if it completes.
-fn cause(number: usize) -> Option<&'static str> {
-    (number % 7 == 3).then(|| CAUSES[number / 7 % CAUSES.len()])
+impl Workflow {
+    /// The cause of the failure of execution `number`; `None` if it completes.
+    fn cause(&self, number: usize) -> Option<&'static str> {
+        (number % 7 == 3).then(|| self.causes[number / 7 % self.causes.len()])
+    }
 }
 
 fn text(time: OffsetDateTime) -> String {
@@ -135,13 +162,20 @@ impl Script<'_> {
             webhook_url: Some(url.clone()),
             webhook_secret: Some(self.demo.webhook_secret.clone()),
         });
-        Running { id, url, started: OffsetDateTime::now_utc() }
+        Running { id, order, url, started: OffsetDateTime::now_utc() }
     }
 
-    /// Ends an execution with `output`, or fails its last step with `cause`. Sends no webhook.
-    fn end(&self, run: &Running, steps: &[Step], output: &Value, cause: Option<&str>, fallback: bool) {
+    /// Ends an execution with `output`, or fails its last step with `cause`. Sends no webhook. A failed step costs nothing.
+    fn end(&self, run: &Running, workflow: &Workflow, output: &Value, cause: Option<&str>, fallback: bool) {
+        let steps = workflow.steps;
         let now = OffsetDateTime::now_utc();
-        let part = (now - run.started) / u32::try_from(steps.len()).unwrap_or(1);
+        let number = u32::try_from(steps.len()).unwrap_or(1);
+        let last_started = if cause == Some(TIMEOUT) {
+            now - self.demo.second * TIMEOUT_SECONDS
+        } else {
+            now - (now - run.started) / number
+        };
+        let part = (last_started - run.started) / (number - 1).max(1);
         let (mut outputs, mut cost, mut started) = (json!({}), 0, run.started);
         for (n, Step { name, model, cost: step_cost }) in steps.iter().enumerate() {
             let is_last = n + 1 == steps.len();
@@ -149,8 +183,12 @@ impl Script<'_> {
             let cause = cause.filter(|_| is_last);
             let mut step = json!({
                 "step_id": name, "started_at": text(started), "completed_at": text(completed),
-                "metadata": { "model": model, "version": "0.0.1", "cost": f64::from(*step_cost) / 10_000.0 }
+                "metadata": { "model": model, "version": "0.0.1" }
             });
+            if cause.is_none() {
+                step["metadata"]["cost"] = json!(f64::from(*step_cost) / 10_000.0);
+                cost += step_cost;
+            }
             if let Some(cause) = cause {
                 step["status"] = json!("failed");
                 step["error"] = json!("ExecutionFailed");
@@ -165,12 +203,12 @@ impl Script<'_> {
                 step["metadata"]["primary_error"] = json!("provider unavailable (503)");
             }
             outputs[name] = step;
-            cost += step_cost;
             started = completed;
         }
-        let mut fields = json!({
-            "started_at": text(run.started), "step_outputs": outputs, "total_cost": f64::from(cost) / 10_000.0
-        });
+        let mut fields = json!({ "started_at": text(run.started), "step_outputs": outputs });
+        if cost > 0 {
+            fields["total_cost"] = json!(f64::from(cost) / 10_000.0);
+        }
         if let (Some(cause), Some(last)) = (cause, steps.last()) {
             fields["status"] = json!("failed");
             fields["error"] = json!("ExecutionFailed");
@@ -193,7 +231,7 @@ impl Script<'_> {
     }
 
     fn end_photo(&self, run: &Running, cause: Option<&str>) {
-        self.end(run, PHOTO, &json!([self.media(run, "png")]), cause, false);
+        self.end(run, &PHOTO, &json!([self.media(run, "png")]), cause, false);
     }
 
     fn deliver(&self, run: &Running) {
@@ -218,7 +256,14 @@ impl Script<'_> {
         self.register(&bulk, &runs, false).await;
         for (number, mut run) in runs.into_iter().enumerate() {
             run.started -= Duration::from_secs(9);
-            self.end_photo(&run, cause(number));
+            self.end_photo(&run, PHOTO.cause(number));
+            self.deliver(&run);
+        }
+        for number in 1..4 {
+            let mut run = self.begin_video(number);
+            let cause = VIDEO.cause(number);
+            run.started -= if cause == Some(TIMEOUT) { TIMEOUT_SECONDS + 2 } else { 8 } * self.demo.second;
+            self.end_video(&run, number, cause);
             self.deliver(&run);
         }
         for number in 0..48 {
@@ -229,13 +274,31 @@ impl Script<'_> {
             };
             run.started -= Duration::from_millis(2_000 + 731 * (number as u64 % 11));
             match number % 3 {
-                0 => self.end_photo(&run, cause(number)),
-                1 => self.end(&run, SPEECH, &json!(self.media(&run, "wav")), cause(number), false),
-                _ => self.end(&run, CAPTION, &caption(number), cause(number), false),
+                0 => self.end_photo(&run, PHOTO.cause(number / 3)),
+                1 => self.end_speech(&run, number / 3),
+                _ => self.end_caption(&run, number / 3),
             }
             self.deliver(&run);
             sleep(self.demo.second / 4).await;
         }
+    }
+
+    fn begin_video(&self, number: usize) -> Running {
+        let inputs = json!({ "prompt": SCENES[number % SCENES.len()], "duration": 5, "resolution": "720p" });
+        self.begin("short-videos", None, inputs)
+    }
+
+    /// One of three videos uses a fallback, because its first model failed.
+    fn end_video(&self, run: &Running, number: usize, cause: Option<&str>) {
+        self.end(run, &VIDEO, &json!(self.media(run, "mp4")), cause, number % 3 == 1);
+    }
+
+    fn end_speech(&self, run: &Running, number: usize) {
+        self.end(run, &SPEECH, &json!(self.media(run, "wav")), SPEECH.cause(number), false);
+    }
+
+    fn end_caption(&self, run: &Running, number: usize) {
+        self.end(run, &CAPTION, &caption(number), CAPTION.cause(number), false);
     }
 
     fn begin_photo(&self, number: usize, bulk: Option<&str>) -> Running {
@@ -256,13 +319,15 @@ impl Script<'_> {
         if with_rejected {
             executions.push(json!({ "status": "failed", "message": "inputs.prompt is empty" }));
         }
+        let first = runs.first().map_or(0, |run| run.order);
         let references: Vec<_> =
-            (0..executions.len()).map(|n| json!({ "sku": format!("SKU-{}", 500 + n) })).collect();
+            (0..executions.len()).map(|n| json!({ "sku": format!("SKU-{}", first + n) })).collect();
         let body = json!({
             "bulk_id": bulk, "workflow_id": "product-photos", "executions": executions, "references": references
         });
         let url = format!("{}/api/v1/expected", self.demo.admin_url);
-        if self.stand_in.post(&url, None, &body).await != Some(200) {
+        let token = self.demo.admin_token.as_deref();
+        if self.stand_in.post_with_token(&url, token, &body).await != Some(200) {
             eprintln!("{url} did not register the bulk {bulk}.");
         }
     }
@@ -279,7 +344,7 @@ impl Script<'_> {
                     self.post(run).await;
                 }
                 sleep(self.demo.second * 5 / 2).await;
-                self.end_photo(run, cause(round + number).filter(|_| !is_lost));
+                self.end_photo(run, PHOTO.cause(round + number).filter(|_| !is_lost));
                 if !is_lost {
                     self.deliver(run);
                 }
@@ -288,17 +353,14 @@ impl Script<'_> {
         }
     }
 
-    /// Videos that send `running` first. One of three uses a fallback, because its first model failed.
+    /// Videos that send `running` first.
     async fn videos(&self) {
         for number in 0_usize.. {
-            let run = self.begin(
-                "short-videos",
-                None,
-                json!({ "prompt": SCENES[number % SCENES.len()], "duration": 5, "resolution": "720p" }),
-            );
+            let run = self.begin_video(number);
+            let cause = VIDEO.cause(number);
             self.post(&run).await;
-            self.seconds(8).await;
-            self.end(&run, VIDEO, &json!(self.media(&run, "mp4")), cause(number), number % 3 == 1);
+            self.seconds(if cause == Some(TIMEOUT) { TIMEOUT_SECONDS + 2 } else { 8 }).await;
+            self.end_video(&run, number, cause);
             self.deliver(&run);
             self.seconds(2).await;
         }
@@ -308,7 +370,7 @@ impl Script<'_> {
         for number in 0_usize.. {
             let run = self.begin("voice-messages", None, speech_inputs(number));
             self.seconds(3).await;
-            self.end(&run, SPEECH, &json!(self.media(&run, "wav")), cause(number + 1), false);
+            self.end_speech(&run, number + 1);
             self.deliver(&run);
             self.seconds(4).await;
         }
@@ -318,17 +380,18 @@ impl Script<'_> {
         for number in 0_usize.. {
             let run = self.begin("alt-texts", None, self.caption_inputs());
             self.seconds(2).await;
-            self.end(&run, CAPTION, &caption(number), cause(number), false);
+            self.end_caption(&run, number);
             self.deliver(&run);
             self.seconds(3).await;
         }
     }
 
-    /// Predictions. One of four fails.
+    /// Predictions. One of four fails. The webhook does not name the model, so the URL does.
     async fn predictions(&self) {
         for number in 0_usize.. {
             let id = self.stand_in.new_id();
-            let url = format!("{}?user={}", self.demo.webhook_url, 40 + number % 9);
+            let model = PREDICTED[number % PREDICTED.len()];
+            let url = format!("{}?user={}&model={model}", self.demo.webhook_url, 40 + number % 9);
             let body = if number % 4 == 3 {
                 json!({
                     "exec_id": id, "flow_id": null, "status": "failed", "error": "",
@@ -374,7 +437,7 @@ impl Script<'_> {
                     self.seconds(2).await;
                     self.end_photo(&run, None);
                     self.post(&run).await;
-                    self.end_photo(&run, Some(CAUSES[1]));
+                    self.end_photo(&run, Some(PROVIDER));
                     self.post(&run).await;
                 }
             }

@@ -1,7 +1,7 @@
 //! `make demo`: starts a receiver with its data in `data/demo`, and sends webhooks to it until Ctrl-C.
 //!
 //! Environment variables change the addresses: `RECEIVER__HTTP__LISTEN`, `RECEIVER__ADMIN__LISTEN`, and
-//! `STAND_IN__LISTEN` for the stand-in with the results.
+//! `STAND_IN__LISTEN` for the stand-in with the results. With `LOGIN=1`, the console requires one of two tokens.
 
 use std::error::Error;
 use std::fs;
@@ -19,7 +19,11 @@ use tokio::sync::mpsc;
 
 const DIR: &str = "data/demo";
 const LOG: &str = "data/demo/receiver.log";
+/// The number of runs on this data. Each run has other numbers of orders.
+const RUNS: &str = "data/demo/runs";
 const SECRET: &str = "webhook-secret-of-the-demo";
+const OPERATE: &str = "demo-token-that-may-operate";
+const READ: &str = "demo-token-that-may-read";
 
 struct Addresses {
     webhooks: SocketAddr,
@@ -39,12 +43,15 @@ pub(crate) async fn run(program: &str) -> Result<(), Box<dyn Error>> {
     let seed = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
     let options = Options { seed: Some(seed), ..Options::default() };
     let stand_in = StandIn::start(addresses.stand_in, options.clone()).await?;
-    let mut receiver = start(program, &addresses, &stand_in, &options)?;
+    fs::create_dir_all(DIR)?;
+    let run = next_run()?;
+    let with_login = std::env::var("LOGIN").is_ok_and(|login| login == "1");
+    let mut receiver = start(program, &addresses, &stand_in, &options, with_login)?;
     println!("Starting the receiver and its private PostgreSQL …");
     tokio::select! {
         status = receiver.wait() => return Err(ended(status?).into()),
         _ = signals.recv() => {}
-        () = send(&addresses, &stand_in) => {}
+        () = send(program, &addresses, &stand_in, run, with_login) => {}
     }
     stop(&mut receiver, &mut signals).await
 }
@@ -83,8 +90,8 @@ fn start(
     addresses: &Addresses,
     stand_in: &StandIn,
     options: &Options,
+    with_login: bool,
 ) -> Result<Child, Box<dyn Error>> {
-    fs::create_dir_all(DIR)?;
     let log = fs::File::create(LOG)?;
     let mut command = Command::new(program);
     for (name, _) in std::env::vars() {
@@ -102,7 +109,7 @@ fn start(
         .env("RECEIVER__EACHLABS__API_KEY", &options.api_key)
         .env("RECEIVER__EACHLABS__BASE_URL", stand_in.base_url())
         .env("RECEIVER__EACHLABS__WEBHOOK_URL", webhook_url(addresses))
-        // The videos run for 8 seconds.
+        // Most videos run for 8 seconds.
         .env("RECEIVER__RECONCILE__INTERVAL", "10s")
         .env("RECEIVER__RECONCILE__RUNNING_AFTER", "20s")
         .stdout(log.try_clone()?)
@@ -111,6 +118,9 @@ fn start(
         // end it at once.
         .process_group(0)
         .kill_on_drop(true);
+    if with_login {
+        command.env("RECEIVER__ADMIN__TOKENS", format!("olga:operate:{OPERATE},rita:read:{READ}"));
+    }
     command.spawn().map_err(|error| format!("{program} cannot be started: {error}").into())
 }
 
@@ -118,20 +128,50 @@ fn webhook_url(addresses: &Addresses) -> String {
     format!("http://{}/webhooks/workflow-completed", addresses.webhooks)
 }
 
+/// Counts the runs, from 0.
+fn next_run() -> std::io::Result<usize> {
+    let run = fs::read_to_string(RUNS).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0);
+    fs::write(RUNS, (run + 1).to_string())?;
+    Ok(run)
+}
+
+/// The command that opens the private PostgreSQL, which the receiver has printed.
+fn psql_line() -> Option<String> {
+    let log = fs::read_to_string(LOG).ok()?;
+    let line = log.lines().find(|line| line.starts_with("  ") && line.contains("psql"))?;
+    Some(line.trim().to_owned())
+}
+
+/// What a newcomer can try.
+fn first_steps(program: &str, console: &str, with_login: bool) -> String {
+    let login = if with_login {
+        format!("Log in with one of these tokens:\n    {OPERATE}\n    {READ}")
+    } else {
+        "No login is required. With tokens and roles: make demo LOGIN=1".to_owned()
+    };
+    let psql = psql_line().map(|line| format!("  The database:\n    {line}\n")).unwrap_or_default();
+    let programs = Path::new(program).parent().unwrap_or(Path::new(".")).display();
+    format!(
+        "\n  The console: {console}\n    {login}\n\n{psql}  The command line, in another terminal in this directory:\n    \
+         export PATH=$PWD/{programs}:$PATH RECEIVER__DATABASE__PRIVATE_DIR={DIR}/postgres\n    \
+         workflow-receiver status\n\n  Webhooks arrive all the time. The sender is a stand-in: it runs no model.\n  \
+         Ctrl-C stops everything. Data and log: {DIR}\n"
+    )
+}
+
 /// Waits until the receiver is ready, prints its address, and sends webhooks.
-async fn send(addresses: &Addresses, stand_in: &StandIn) {
+async fn send(program: &str, addresses: &Addresses, stand_in: &StandIn, run: usize, with_login: bool) {
     let console = format!("http://{}", addresses.admin);
     let ready = format!("{console}/health/ready");
     while !reqwest::get(&ready).await.is_ok_and(|response| response.status().is_success()) {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    println!(
-        "\n  The console: {console}\n\n  Webhooks arrive all the time. The sender is a stand-in: it runs no model.\n  \
-         Ctrl-C stops everything. Data and log: {DIR}\n"
-    );
+    println!("{}", first_steps(program, &console, with_login));
     let demo = Demo {
         webhook_url: webhook_url(addresses),
         admin_url: console,
+        admin_token: with_login.then(|| OPERATE.to_owned()),
+        first_order: 1_000 + 100_000 * run,
         webhook_secret: SECRET.to_owned(),
         second: Duration::from_secs(1),
     };

@@ -158,6 +158,17 @@ impl StandIn {
         webhook::post(&self.shared, url, secret, &body.to_string()).await
     }
 
+    /// Posts a body once, with `token` as the bearer token. Returns the status of the response; `None` without a response.
+    pub async fn post_with_token(&self, url: &str, token: Option<&str>, body: &Value) -> Option<u16> {
+        let request =
+            self.shared.http.post(url).header("Content-Type", "application/json").body(body.to_string());
+        let request = match token {
+            Some(token) => request.bearer_auth(token),
+            None => request,
+        };
+        Some(request.send().await.ok()?.status().as_u16())
+    }
+
     /// A new identifier.
     #[must_use]
     pub fn new_id(&self) -> String {

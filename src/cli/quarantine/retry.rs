@@ -117,7 +117,7 @@ impl Retry {
     ) -> Result<(), CommandError> {
         let ignored = Mutex::default();
         let extract = |body: &[u8]| self.extract(mapping, body, &ignored);
-        let mode = if self.dry_run { RetryMode::Preview } else { RetryMode::Record };
+        let mode = if self.dry_run { RetryMode::Preview } else { RetryMode::Record { by: ACTOR } };
         match connection.retry_quarantined(id, mode, extract).await? {
             Retried::Recorded(executions) => {
                 tally.recorded += 1;

@@ -34,6 +34,7 @@ pub(crate) struct Undo {
 const RETRIED: &[Column<RetriedEntry>] = &[
     number("number", |r| r.quarantine_id.to_string()),
     text("retried", |r| timestamp(r.retried_at)),
+    text("by", |r| r.retried_by.clone()),
     prose("recorded as", recorded),
     prose("reason", |r| r.reason.clone()),
 ];

@@ -18,16 +18,19 @@ use crate::execution::{Execution, Kind, api_key};
 
 /// What a retry changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum RetryMode {
-    Record,
+pub(crate) enum RetryMode<'a> {
+    Record {
+        /// The name of the operator's token, or `command line`.
+        by: &'a str,
+    },
     /// Records in a transaction and rolls it back: shows the dispositions and changes nothing.
     Preview,
 }
 
-impl RetryMode {
+impl RetryMode<'_> {
     async fn end(self, transaction: Transaction<'_>) -> Result<(), DbError> {
         match self {
-            Self::Record => transaction.commit().await,
+            Self::Record { .. } => transaction.commit().await,
             Self::Preview => transaction.rollback().await,
         }
     }
@@ -112,7 +115,7 @@ impl DbConnection {
     pub(crate) async fn retry_quarantined(
         &mut self,
         id: i64,
-        mode: RetryMode,
+        mode: RetryMode<'_>,
         extract: impl Fn(&[u8]) -> Result<Vec<Extracted>, String> + Sync,
     ) -> Result<Retried, DbError> {
         let retry = self.retry_contention((id, mode, extract), |db, (id, mode, extract)| {
@@ -124,7 +127,7 @@ impl DbConnection {
     async fn retry(
         &mut self,
         id: i64,
-        mode: RetryMode,
+        mode: RetryMode<'_>,
         extract: &(impl Fn(&[u8]) -> Result<Vec<Extracted>, String> + Sync),
     ) -> Result<Retried, DbError> {
         let entry = sqlx::query_as!(
@@ -182,7 +185,12 @@ impl DbConnection {
     }
 
     /// Moves an unsigned delivery back to the deliveries that wait for their verification.
-    async fn verify_again(&mut self, id: i64, entry: &Entry, mode: RetryMode) -> Result<Retried, DbError> {
+    async fn verify_again(
+        &mut self,
+        id: i64,
+        entry: &Entry,
+        mode: RetryMode<'_>,
+    ) -> Result<Retried, DbError> {
         let is_redelivery = entry.redeliveries > 0;
         let delivery = Delivery { is_redelivery, ..entry.delivery(entry.body.clone().into()) };
         let execution = match Execution::parse(&delivery.body) {
@@ -206,7 +214,7 @@ impl DbConnection {
         &mut self,
         id: i64,
         entry: &Entry,
-        mode: RetryMode,
+        mode: RetryMode<'_>,
         items: &[RecordItem<'_>],
         recorded: &[(Kind, String)],
     ) -> Result<Option<Vec<Disposition>>, DbError> {
@@ -214,7 +222,11 @@ impl DbConnection {
         let before = Before::lock(&mut transaction, recorded).await?;
         let dispositions = record::record(&mut transaction, items, config::Conflicts::UNLIMITED).await?;
         let Some(entry) = delete(&mut transaction, id, entry).await? else { return Ok(None) };
-        if !before.store(&mut transaction, id, &entry, recorded, &dispositions).await? {
+        let retried_by = match mode {
+            RetryMode::Record { by } => by,
+            RetryMode::Preview => "",
+        };
+        if !before.store(&mut transaction, id, &entry, retried_by, recorded, &dispositions).await? {
             return Ok(None);
         }
         mode.end(transaction).await?;

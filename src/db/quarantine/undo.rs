@@ -200,6 +200,7 @@ impl Before {
         transaction: &mut Transaction<'_>,
         quarantine_id: i64,
         entry: &str,
+        retried_by: &str,
         recorded: &[(Kind, String)],
         dispositions: &[Disposition],
     ) -> Result<bool, sqlx::Error> {
@@ -227,9 +228,9 @@ impl Before {
         }
         sqlx::query!(
             "INSERT INTO quarantine_retries
-                 (quarantine_id, entry, ids, are_predictions, dispositions, deliveries, previous, conflicts)
+                 (quarantine_id, entry, ids, are_predictions, dispositions, deliveries, previous, conflicts, retried_by)
              VALUES ($1, $2::text::jsonb, $3, $4, $5, $6, $7::text[]::jsonb[],
-                 jsonb_build_object('executions', $8::text::jsonb, 'predictions', $9::text::jsonb))",
+                 jsonb_build_object('executions', $8::text::jsonb, 'predictions', $9::text::jsonb), $10)",
             quarantine_id,
             entry,
             &ids as _,
@@ -238,7 +239,8 @@ impl Before {
             &deliveries,
             &previous as _,
             self.executions.conflicts,
-            self.predictions.conflicts
+            self.predictions.conflicts,
+            retried_by
         )
         .execute(transaction)
         .await?;

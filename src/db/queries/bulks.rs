@@ -85,14 +85,19 @@ impl Bulk {
         format!("workflow-receiver bulks set-size {id} EXECUTIONS")
     }
 
-    /// Why the bulk is incomplete, or has more executions than expected: `3 missing (1 of them still running)`.
+    /// Why the bulk is incomplete, or has more executions than expected: `3 missing: 2 without a webhook, 1 still running`.
     pub(crate) fn reasons(&self, number: impl Fn(i64) -> String) -> Vec<String> {
         let (running, missing) = (i64::from(self.other), self.missing.map_or(0, i64::from));
         let extra = -self.without_webhook();
         let is_part = (1..=missing).contains(&running);
         let mut reasons = Vec::new();
         if is_part {
-            reasons.push(format!("{} missing ({} of them still running)", number(missing), number(running)));
+            let without_webhook = missing - running;
+            let mut parts = format!("{} missing: ", number(missing));
+            if without_webhook > 0 {
+                parts += &format!("{} without a webhook, ", number(without_webhook));
+            }
+            reasons.push(format!("{parts}{} still running", number(running)));
         } else if missing > 0 {
             reasons.push(format!("{} missing", number(missing)));
         }
@@ -157,6 +162,29 @@ impl Query for Bulks {
             self.page.rows()
         );
         Ok(self.page.page(rows.fetch_all(transaction).await?, &self.filter))
+    }
+}
+
+/// Reads the identifiers that begin with `prefix`, in their order.
+#[derive(Debug, Clone)]
+pub(crate) struct BulksWithPrefix {
+    pub(crate) prefix: String,
+    pub(crate) limit: i64,
+}
+
+impl Query for BulksWithPrefix {
+    type Answer = Vec<String>;
+
+    async fn run(&self, transaction: &mut Transaction<'_>) -> Result<Vec<String>, sqlx::Error> {
+        let ids = sqlx::query_scalar!(
+            "SELECT bulk_id FROM bulks
+             WHERE bulk_id >= $1 AND bulk_id < $1 || chr(1114111)
+             ORDER BY bulk_id
+             LIMIT $2",
+            self.prefix,
+            self.limit
+        );
+        ids.fetch_all(transaction).await
     }
 }
 

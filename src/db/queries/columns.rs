@@ -27,12 +27,12 @@ macro_rules! columns {
         $visibility:vis struct $Row:ident {
             $($(#[$field_attribute:meta])* $field_visibility:vis $field:ident: $Field:ty,)*
         }
-        hidden { $($hidden_visibility:vis $hidden:ident: $Hidden:ty,)* }
+        hidden { $($(#[$hidden_attribute:meta])* $hidden_visibility:vis $hidden:ident: $Hidden:ty,)* }
     ) => {
         $(#[$attribute])*
         $visibility struct $Row {
             $($(#[$field_attribute])* $field_visibility $field: $Field,)*
-            $(#[serde(skip)] $hidden_visibility $hidden: $Hidden,)*
+            $($(#[$hidden_attribute])* #[serde(skip)] $hidden_visibility $hidden: $Hidden,)*
         }
 
         impl $crate::db::queries::columns::Columns for $Row {

@@ -14,6 +14,7 @@ use super::json::Json;
 use super::page::{List, ListRow, Position};
 use super::reference::{Reference, ReferenceFilter, ReferenceText};
 use super::results::{ResultItem, ResultsQuery};
+use super::search::{CLASS_SCAN_LIMIT, MAX_SEARCHED_PAYLOAD, STEP_SCAN_LIMIT, Words};
 use super::{
     EXCERPT_CHARS, ListFilter, Listing, MAX_ERROR, MAX_STEP_TEXT, MAX_TEXT, Page, Query, SCAN_LIMIT, Scope,
 };
@@ -154,38 +155,19 @@ pub(crate) struct Filter {
     #[param(ignore)]
     #[arg(skip)]
     pub(crate) fetched: bool,
-    /// The console's search.
+    /// The console's filter: only failed executions of these classes.
+    #[param(ignore)]
+    #[arg(skip)]
+    pub(crate) failure_classes: Option<Vec<String>>,
+    /// The console's filter: only executions with a failed step of this model.
+    #[param(ignore)]
+    #[arg(skip)]
+    pub(crate) failed_model: Option<String>,
+    /// The console's search in error, cause, inputs, models and reference.
     #[param(ignore)]
     #[arg(skip)]
     pub(crate) words: Option<Words>,
 }
-
-/// Words of a search, in any case: an execution matches if its error, its cause or its inputs contain all of them.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Words {
-    /// Patterns of LIKE, in lower case.
-    patterns: Vec<String>,
-}
-
-/// Maximum words of a search.
-const MAX_WORDS: usize = 8;
-
-impl Words {
-    /// `None` without a word.
-    pub(crate) fn new(text: &str) -> Option<Self> {
-        let pattern = |word: &str| {
-            let escaped = word.to_lowercase().replace('\\', r"\\").replace('%', r"\%").replace('_', r"\_");
-            format!("%{escaped}%")
-        };
-        let patterns: Vec<_> = text.split_whitespace().take(MAX_WORDS).map(pattern).collect();
-        (!patterns.is_empty()).then_some(Self { patterns })
-    }
-}
-
-/// Maximum rows that a page of a search scans. It is lower than [`SCAN_LIMIT`], because payloads are decompressed.
-pub(crate) const SEARCH_SCAN_LIMIT: i64 = 1_000;
-/// A search does not read the inputs in a larger payload (compressed size).
-const MAX_SEARCHED_PAYLOAD: i32 = 64 << 10;
 
 impl Filter {
     /// Filters by a status of the console: `completed` finds all successful statuses, and `running` finds all executions
@@ -199,9 +181,20 @@ impl Filter {
         }
     }
 
-    /// `failed` for a filter by cause without a status.
+    /// `failed` for a filter by cause or class of failure without a status.
     fn status(&self) -> Option<&str> {
-        self.status.as_deref().or(self.cause.is_some().then_some("failed"))
+        let is_failed = self.cause.is_some() || self.failure_classes.is_some();
+        self.status.as_deref().or((is_failed && self.class.is_none()).then_some("failed"))
+    }
+
+    /// Maximum rows that a page scans.
+    pub(crate) fn scan_limit(&self) -> i64 {
+        let limits = [
+            self.failure_classes.as_ref().map(|_| CLASS_SCAN_LIMIT),
+            self.failed_model.as_ref().map(|_| STEP_SCAN_LIMIT),
+            self.words.as_ref().map(Words::scan_limit),
+        ];
+        limits.into_iter().flatten().min().unwrap_or(SCAN_LIMIT)
     }
 }
 
@@ -229,9 +222,25 @@ FROM (
         AND (NOT $16 OR fetched_from IS NOT NULL)
         AND ($8::text IS NULL OR workflow_id = $8)
         AND ($9::text IS NULL OR coalesce(strpos(lower(error_cause), lower($9)) > 0, false))
-        AND ($13::text[] IS NULL OR lower(concat_ws(
-            ' ', error, error_cause, CASE WHEN pg_column_size(payload) <= $14 THEN payload ->> 'inputs' END
-        )) LIKE ALL ($13)) AS matches
+        AND ($17::text[] IS NULL OR execution_failure_class(error_cause, error, step_failed, payload) = ANY ($17))
+        AND ($18::text IS NULL OR EXISTS (
+            SELECT FROM steps_of(payload) AS s
+            WHERE s.step ->> 'status' = 'failed' AND s.step -> 'metadata' ->> 'model' = $18
+        ))
+        AND (
+            $13::text[] IS NULL
+            OR lower(concat_ws(
+                ' ', error, error_cause, jsonb_path_query_array(reference, '$.*')::text,
+                CASE WHEN pg_column_size(payload) <= $14 THEN concat_ws(
+                    ' ', payload ->> 'inputs',
+                    jsonb_path_query_array(payload, '$.step_outputs.*.metadata.model')::text
+                ) END
+            )) LIKE ALL ($13)
+            OR (
+                $19::text[] <> '{}' AND status = 'failed'
+                AND execution_failure_class(error_cause, error, step_failed, payload) = ANY ($19)
+            )
+        ) AS matches
     FROM executions AS e
     WHERE
         ("#, $columns, r#"first_received_at) >= ("#, $values, r#"$2)
@@ -239,9 +248,11 @@ FROM (
         AND (first_received_at, execution_id) <> ($3, $4)
         AND ($5::text IS NULL OR bulk_id = $5)
         AND ($12::text::jsonb IS NULL OR reference @> $12::text::jsonb)
-        -- One index has the failed executions, one those that are neither completed nor failed, one the fetched ones.
+        -- One index has the failed executions and those with a failed step, one those that are neither completed nor failed,
+        -- one the fetched ones.
         AND CASE $6::text
             WHEN 'failed' THEN status = 'failed'
+            WHEN 'failed step' THEN status = 'failed' OR step_failed
             WHEN 'fetched' THEN fetched_from IS NOT NULL
             WHEN 'rare' THEN status NOT IN ('completed', 'failed')
             ELSE true
@@ -277,12 +288,14 @@ impl Query for Executions {
 
     async fn run(&self, transaction: &mut Transaction<'_>) -> Result<Page<Execution>, sqlx::Error> {
         let Filter { scope: Scope { workflow, bulk }, cause, reference, words, .. } = &self.filter;
-        let scan_limit = if words.is_some() { SEARCH_SCAN_LIMIT } else { SCAN_LIMIT };
+        let no_classes = Vec::new();
+        let classes_of_words = words.as_ref().map_or(&no_classes, |words| &words.failure_classes);
         let (status, after) = (self.filter.status(), self.page.position(&self.period));
         let partial_index = match status.or(self.filter.class) {
             // The index of bulks or of references finds the executions.
             _ if bulk.is_some() || reference.is_some() => None,
             _ if self.filter.fetched => Some("fetched"),
+            None | Some("completed") if self.filter.failed_model.is_some() => Some("failed step"),
             None | Some("completed") => None,
             Some("failed") => Some("failed"),
             Some(_) => Some("rare"),
@@ -292,10 +305,11 @@ impl Query for Executions {
             ($($variant:tt)+) => {
                 page_of_executions!(
                     $($variant)+, EXCERPT_CHARS, self.period.start(), after.at, after.id, bulk.as_deref(),
-                    partial_index, status, workflow.as_deref(), cause.as_deref(), scan_limit, self.page.rows(),
+                    partial_index, status, workflow.as_deref(), cause.as_deref(), self.filter.scan_limit(), self.page.rows(),
                     reference.as_ref().map(ReferenceFilter::as_json),
                     words.as_ref().map(|words| &words.patterns[..]), MAX_SEARCHED_PAYLOAD, self.filter.class,
-                    self.filter.fetched
+                    self.filter.fetched, self.filter.failure_classes.as_deref(), self.filter.failed_model.as_deref(),
+                    &classes_of_words[..]
                 )
                 .fetch_all(transaction)
                 .await?

@@ -13,6 +13,7 @@ use super::columns::columns;
 use super::json::Json;
 use super::page::{List, ListRow, Position};
 use super::reference::{Reference, ReferenceFilter, ReferenceText};
+use super::search::{CLASS_SCAN_LIMIT, MAX_SEARCHED_PAYLOAD, Words};
 use super::{EXCERPT_CHARS, ListFilter, Listing, MAX_ERROR, MAX_TEXT, Page, Query, SCAN_LIMIT};
 use crate::db::Transaction;
 use crate::execution::identifier::Identifier;
@@ -61,6 +62,8 @@ columns! {
         pub(crate) reference: Option<Reference>,
     }
     hidden {
+        /// The model, if the webhook or the parameters of its URL name it. The first 200 characters.
+        pub(crate) model: Option<String>,
         pub(super) matches: bool,
         pub(super) is_last_scanned: bool,
     }
@@ -87,6 +90,7 @@ macro_rules! select_predictions {
     first_received_at,
     last_received_at,
     reference::text AS "reference: Reference",
+    left(coalesce(payload ->> 'model', reference ->> 'model'), 200) AS model,
 "# $(+ $rest)+,
             $($parameter),+
         )
@@ -132,6 +136,14 @@ pub(crate) struct Filter {
     #[param(ignore)]
     #[arg(skip)]
     pub(crate) is_successful: bool,
+    /// The console's filter: only failed predictions of these classes.
+    #[param(ignore)]
+    #[arg(skip)]
+    pub(crate) failure_classes: Option<Vec<String>>,
+    /// The console's search in error, cause, input, model and reference.
+    #[param(ignore)]
+    #[arg(skip)]
+    pub(crate) words: Option<Words>,
 }
 
 impl Filter {
@@ -144,9 +156,18 @@ impl Filter {
         }
     }
 
-    /// `failed` for a filter by cause without a status.
+    /// `failed` for a filter by cause or class of failure without a status.
     fn status(&self) -> Option<&str> {
-        self.status.as_deref().or(self.cause.is_some().then_some("failed"))
+        let is_failed = self.cause.is_some() || self.failure_classes.is_some();
+        self.status.as_deref().or((is_failed && !self.is_successful).then_some("failed"))
+    }
+
+    /// Maximum rows that a page scans.
+    pub(crate) fn scan_limit(&self) -> i64 {
+        if self.failure_classes.is_some() {
+            return CLASS_SCAN_LIMIT;
+        }
+        self.words.as_ref().map_or(SCAN_LIMIT, Words::scan_limit)
     }
 }
 
@@ -163,7 +184,17 @@ FROM (
         row_number() OVER (ORDER BY "#, $order, r#"first_received_at DESC, prediction_id DESC) AS n,
         ($6::text IS NULL OR status = $6) AND ($7::text IS NULL OR workflow_id = $7)
             AND (NOT $11::boolean OR is_successful_status(status))
-            AND ($12::text IS NULL OR coalesce(strpos(lower(error_cause), lower($12)) > 0, false)) AS matches
+            AND ($12::text IS NULL OR coalesce(strpos(lower(error_cause), lower($12)) > 0, false))
+            AND ($13::text[] IS NULL OR failure_class(error, error_cause) = ANY ($13))
+            AND (
+                $14::text[] IS NULL
+                OR lower(concat_ws(
+                    ' ', error, error_cause, jsonb_path_query_array(reference, '$.*')::text,
+                    CASE WHEN pg_column_size(payload) <= $15
+                        THEN concat_ws(' ', payload ->> 'input', payload ->> 'model') END
+                )) LIKE ALL ($14)
+                OR ($16::text[] <> '{}' AND status = 'failed' AND failure_class(error, error_cause) = ANY ($16))
+            ) AS matches
     FROM predictions AS p
     WHERE
         ("#, $columns, r#"first_received_at) >= ("#, $values, r#"$2)
@@ -194,7 +225,9 @@ impl Query for Predictions {
     type Answer = Page<Prediction>;
 
     async fn run(&self, transaction: &mut Transaction<'_>) -> Result<Page<Prediction>, sqlx::Error> {
-        let Filter { workflow, cause, reference, is_successful, .. } = &self.filter;
+        let Filter { workflow, cause, reference, is_successful, words, .. } = &self.filter;
+        let no_classes = Vec::new();
+        let classes_of_words = words.as_ref().map_or(&no_classes, |words| &words.failure_classes);
         let status = self.filter.status();
         let after = self.page.position(&self.period);
         let by_workflow = workflow.is_some() && reference.is_none();
@@ -204,8 +237,9 @@ impl Query for Predictions {
             ($($variant:tt)+) => {
                 page_of_predictions!(
                     $($variant)+, EXCERPT_CHARS, self.period.start(), after.at, after.id, failed, status,
-                    workflow.as_deref(), reference.as_ref().map(ReferenceFilter::as_json), SCAN_LIMIT, self.page.rows(),
-                    *is_successful, cause.as_deref()
+                    workflow.as_deref(), reference.as_ref().map(ReferenceFilter::as_json), self.filter.scan_limit(),
+                    self.page.rows(), *is_successful, cause.as_deref(), self.filter.failure_classes.as_deref(),
+                    words.as_ref().map(|words| &words.patterns[..]), MAX_SEARCHED_PAYLOAD, &classes_of_words[..]
                 )
                 .fetch_all(transaction)
                 .await?

@@ -10,8 +10,9 @@ use time::serde::rfc3339;
 use utoipa::ToSchema;
 
 use super::page::{List, ListRow, Position};
-use super::reference::Reference;
-use super::{ListQuery, MAX_TEXT, Page, PageRequest, Query, TimeRange};
+use super::reference::{Reference, ReferenceFilter};
+use super::search::Words;
+use super::{ListFilter, Listing, MAX_TEXT, Page, Query, TimeRange};
 use crate::db::Transaction;
 use crate::execution::api_key;
 
@@ -97,24 +98,27 @@ impl ListRow for Quarantined {
     }
 }
 
-/// Lists quarantined webhooks, newest first.
+/// Entries that a search reads: the newest ones.
+pub(crate) const MAX_SEARCHED: i64 = 1_000;
+/// Bytes of the beginning of each body that a search reads.
+const SEARCHED_BYTES: i32 = 2 << 10;
+
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Quarantine {
+pub(crate) struct Filter {
     /// Only entries with this reason.
     pub(crate) reason: Option<String>,
-    pub(crate) period: TimeRange,
-    pub(crate) page: PageRequest,
+    /// Only entries whose webhook URL has this query parameter, among the newest [`MAX_SEARCHED`].
+    pub(crate) reference: Option<ReferenceFilter>,
+    /// Only entries whose reason, reference or beginning of the body contains these words, among the newest
+    /// [`MAX_SEARCHED`].
+    pub(crate) words: Option<Words>,
 }
 
-impl ListQuery for Quarantine {
-    type Row = Quarantined;
+/// Lists quarantined webhooks, newest first.
+pub(crate) type Quarantine = Listing<Filter>;
 
-    fn page(&mut self) -> &mut PageRequest {
-        &mut self.page
-    }
-    fn filter(&self) -> &dyn Debug {
-        &self.reason
-    }
+impl ListFilter for Filter {
+    type Row = Quarantined;
 }
 
 impl Query for Quarantine {
@@ -127,15 +131,31 @@ impl Query for Quarantine {
     AND first_received_at <= $2
     AND (first_received_at, quarantine_id) < ($2, $3::bigint)
     AND ($5::text IS NULL OR reason = $5)
+    AND (
+        ($6::text::jsonb IS NULL AND $7::text[] IS NULL)
+        OR first_received_at >= (
+            SELECT min(first_received_at)
+            FROM (SELECT first_received_at FROM quarantine ORDER BY first_received_at DESC LIMIT $8) AS newest
+        )
+    )
+    AND ($6 IS NULL OR reference @> $6::text::jsonb)
+    AND ($7 IS NULL OR lower(concat_ws(
+        ' ', reason, jsonb_path_query_array(reference, '$.*')::text,
+        coalesce(utf8_text(substring(body FROM 1 FOR $9)), encode(substring(body FROM 1 FOR $9), 'escape'))
+    )) LIKE ALL ($7))
 ORDER BY first_received_at DESC, quarantine_id DESC
 LIMIT $4",
             self.period.start(),
             after.at,
             after.number(),
             self.page.rows(),
-            self.reason.as_deref()
+            self.filter.reason.as_deref(),
+            self.filter.reference.as_ref().map(ReferenceFilter::as_json),
+            self.filter.words.as_ref().map(|words| &words.patterns[..]),
+            MAX_SEARCHED,
+            SEARCHED_BYTES
         );
-        Ok(self.page.page(rows.fetch_all(transaction).await?, self.filter()))
+        Ok(self.page.page(rows.fetch_all(transaction).await?, &self.filter))
     }
 }
 
@@ -320,6 +340,8 @@ pub(crate) struct RetriedEntry {
     /// When the retry began, by PostgreSQL's clock.
     #[serde(with = "rfc3339")]
     pub(crate) retried_at: OffsetDateTime,
+    /// The name of the operator's token, or `command line`.
+    pub(crate) retried_by: String,
     /// Why the entry was in quarantine.
     pub(crate) reason: String,
     /// The first recorded executions and predictions, at most [`MAX_RECORDED`].
@@ -352,6 +374,7 @@ impl Query for RetriedEntries {
             r#"SELECT
                    quarantine_id,
                    retried_at,
+                   retried_by,
                    entry ->> 'reason' AS "reason!",
                    ids[:$3] AS "ids!",
                    dispositions[:$3] AS "dispositions!",
@@ -366,5 +389,44 @@ impl Query for RetriedEntries {
             MAX_RECORDED
         );
         retried.fetch_all(transaction).await
+    }
+}
+
+/// The retry that recorded an execution or a prediction.
+#[derive(Debug, Clone)]
+pub(crate) struct RecordedBy {
+    pub(crate) quarantine_id: i64,
+    /// When the retry began, by PostgreSQL's clock.
+    pub(crate) retried_at: OffsetDateTime,
+    /// The name of the operator's token, or `command line`.
+    pub(crate) retried_by: String,
+}
+
+/// Reads the retry that recorded an execution or a prediction; `None` if a webhook was recorded without one, and after
+/// retention has removed the retry.
+#[derive(Debug, Clone)]
+pub(crate) struct GetRecordedBy {
+    pub(crate) id: String,
+    pub(crate) is_prediction: bool,
+}
+
+impl Query for GetRecordedBy {
+    type Answer = Option<RecordedBy>;
+
+    async fn run(&self, transaction: &mut Transaction<'_>) -> Result<Option<RecordedBy>, sqlx::Error> {
+        let retry = sqlx::query_as!(
+            RecordedBy,
+            "SELECT quarantine_id, retried_at, retried_by
+             FROM quarantine_retries
+             WHERE
+                 ids @> ARRAY[$1]
+                 AND are_predictions[array_position(ids, $1)] = $2
+                 AND dispositions[array_position(ids, $1)] IN ('new', 'replacement')
+             ORDER BY retried_at DESC
+             LIMIT 1",
+            self.id,
+            self.is_prediction
+        );
+        retry.fetch_optional(transaction).await
     }
 }

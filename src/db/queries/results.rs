@@ -197,6 +197,12 @@ impl ResultsQuery {
         Self { filter, ..Self::default() }
     }
 
+    /// The first page of the results of a prediction.
+    pub(crate) fn of_prediction(prediction_id: &str) -> Self {
+        let filter = Filter { prediction: Some(prediction_id.to_owned()), ..Filter::default() };
+        Self { filter, ..Self::default() }
+    }
+
     /// The first page of the results of a bulk.
     pub(crate) fn of_bulk(bulk_id: &str) -> Self {
         let filter = Filter { scope: Scope::of_bulk(bulk_id), ..Filter::default() };

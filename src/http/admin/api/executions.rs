@@ -16,9 +16,7 @@ impl FromQuery for Executions {
             scope: p.scope()?,
             cause: p.text("cause")?,
             reference: p.reference()?,
-            class: None,
-            words: None,
-            fetched: false,
+            ..Filter::default()
         };
         Ok(Self { period: p.period()?, page: p.page::<Self>(&filter)?, filter })
     }

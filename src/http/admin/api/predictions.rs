@@ -16,7 +16,7 @@ impl FromQuery for Predictions {
             status: p.text("status")?,
             cause: p.text("cause")?,
             reference: p.reference()?,
-            is_successful: false,
+            ..Filter::default()
         };
         Ok(Self { period: p.period()?, page: p.page::<Self>(&filter)?, filter })
     }

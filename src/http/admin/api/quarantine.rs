@@ -5,13 +5,14 @@ use axum::http::Uri;
 
 use super::query::{FromQuery, Paging, Parameters, PathId, path_number};
 use super::state::{ApiState, JsonResult};
-use crate::db::queries::quarantine::{GetQuarantined, Quarantine, QuarantineDetail, Quarantined};
+use crate::db::queries::quarantine::{Filter, GetQuarantined, Quarantine, QuarantineDetail, Quarantined};
 use crate::db::queries::{Page, TimeRange};
 use crate::http::problem::{ApiProblems, DetailProblems, Problem};
 
 impl FromQuery for Quarantine {
     fn from_query(p: &mut Parameters) -> Result<Self, Problem> {
-        Ok(Self { reason: None, period: p.period()?, page: p.page::<Self>(&None::<String>)? })
+        let filter = Filter::default();
+        Ok(Self { period: p.period()?, page: p.page::<Self>(&filter)?, filter })
     }
 }
 

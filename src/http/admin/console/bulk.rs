@@ -7,21 +7,22 @@ use axum::response::Response;
 use maud::{Markup, html};
 
 use super::bulks::{progress, received};
-use super::components::{ago, chip, copy_button, count, crumbs, empty, notice};
+use super::components::{ago, chip, copy_button, count, empty, notice, row_head};
 use super::executions::{of_bulk, previews, table};
 use super::expected as expected_page;
 use super::failure_class::failure_class;
 use super::layout::{self, PageError, Tab};
 use super::next_page::next_page;
-use super::params::{Params, url};
+use super::params::{Params, filtered, url};
 use super::reconcile;
 use super::results::{Label, Size, gallery, partial_note};
 use super::sections::with_cause;
 use super::state::{Console, ConsoleState};
-use super::text::{excerpt, visible, visible_attribute};
+use super::text::{excerpt, visible};
 use super::view::View;
 use crate::db::queries::Scope;
 use crate::db::queries::bulks::{Bulk, GetBulkProgress};
+use crate::db::queries::changes::LastChange;
 use crate::db::queries::expected::{self, ExpectedQuery, ExpectedState};
 use crate::db::queries::failures::{FailureQuery, Failures};
 use crate::db::queries::previews::{Preview, Previews};
@@ -76,9 +77,11 @@ impl Show {
 
 pub(super) async fn page(State(console): ConsoleState, view: View, id: PathId<String>) -> Response {
     let params = Params::of(&view.uri);
-    match read(&console, id).await {
-        Ok(bulk) => {
-            let content = content(&console, &view, &params, &bulk).await;
+    // Read first: the page counts later changes as new.
+    let read = async { Ok((console.run(&LastChange).await?, read(&console, id).await?)) };
+    match read.await {
+        Ok((last_change, bulk)) => {
+            let content = content(&console, &view, &params, &bulk, last_change).await;
             layout::page(&view, Tab::Bulks, &bulk.bulk_id, content)
         }
         Err(error) => layout::page(&view, Tab::Bulks, "Bulk", Err(error)),
@@ -91,7 +94,13 @@ async fn read(console: &Console, id: PathId<String>) -> Result<Bulk, PageError> 
     bulk.ok_or(PageError::NotFound { kind: "bulk", id: bulk_id })
 }
 
-async fn content(console: &Console, view: &View, params: &Params, bulk: &Bulk) -> Result<Markup, PageError> {
+async fn content(
+    console: &Console,
+    view: &View,
+    params: &Params,
+    bulk: &Bulk,
+    last_change: i64,
+) -> Result<Markup, PageError> {
     let show = Show::of(params);
     let list = match show {
         Show::Results => results(console, params, bulk).await?,
@@ -103,18 +112,16 @@ async fn content(console: &Console, view: &View, params: &Params, bulk: &Bulk) -
     let rejected = rejected(console, bulk).await?;
     Ok(html! {
         div.page-head {
-            (crumbs("/bulks", "Bulks", &bulk.bulk_id))
-            div.head {
-                h1 title=(visible_attribute(&bulk.bulk_id)) { span.cut { (visible(&bulk.bulk_id)) } }
+            (row_head(["/bulks", "Bulks"], &bulk.bulk_id, None, html! {
                 div.actions {
                     @if bulk.complete != Some(true) { (reconcile::button(console, view, "bulks", &bulk.bulk_id)) }
                     (exports(&bulk.bulk_id))
                 }
-            }
+            }))
         }
-        section.card aria-label="Progress" data-live="progress" data-bulk=(bulk.bulk_id) { (summary(bulk, &rejected, console.admin.reconciler.is_some())) }
+        section.card aria-label="Progress" data-live="progress" data-after=(last_change) data-bulk=(bulk.bulk_id) { (summary(bulk, &rejected, console.admin.reconciler.is_some())) }
         @if bulk.expected.is_none() { (size_hint(bulk)) }
-        nav.chips aria-label="Lists of the bulk" {
+        nav.chips aria-label="Lists of the bulk" data-live="tabs" {
             @for (this, name, title) in Show::ALL {
                 @let number = match this {
                     Show::Failures => Some(bulk.failed),
@@ -128,7 +135,7 @@ async fn content(console: &Console, view: &View, params: &Params, bulk: &Bulk) -
             }
         }
         @if !params.is_continued() {
-            a.chip.new-rows href=(params.with(&[])) hidden data-new-rows data-bulk=(bulk.bulk_id) {}
+            a.chip.new-rows href=(params.with(&[])) hidden data-new-rows data-after=(last_change) data-bulk=(bulk.bulk_id) {}
         }
         (list)
     })
@@ -276,13 +283,15 @@ fn cause_table(bulk_id: &str, failures: &Failures) -> Markup {
             section.card.flush aria-labelledby="causes" {
                 h2 #causes { "Causes" }
                 table.rows {
-                    thead { tr { th scope="col" { "Cause" } th scope="col" { "Class" } th.num scope="col" { "Failed" } } }
+                    thead { tr { th scope="col" { "Cause" } th scope="col" { "At fault" } th.num scope="col" { "Failed" } } }
                     tbody {
                         @for group in &failures.groups {
                             @let cause = group.error_cause.as_deref().or(group.error.as_deref());
                             tr {
                                 td { a.cut href=(with_cause(cause, [("bulk", Some(bulk_id))])) { (visible(cause.unwrap_or("no cause was sent"))) } }
-                                td data-label="Class" { @if let Some(class) = failure_class(&group.failure_class) { (class) } }
+                                @let class = &*group.failure_class;
+                                @let list = filtered("/executions", [("status", Some("failed")), ("class", Some(class)), ("bulk", Some(bulk_id))]);
+                                td { small { (failure_class(class, &list)) } }
                                 td.num data-label="Failed" { (count(group.failed)) }
                             }
                         }
@@ -301,6 +310,9 @@ async fn executions(
 ) -> Result<Markup, PageError> {
     let page = console.run(&of_bulk(&bulk.bulk_id, status, params)).await?;
     let previews = previews(console, &page.items).await?;
+    let with_filter = |name: &str, value: &str| {
+        filtered("/executions", [("bulk", Some(&*bulk.bulk_id)), (name, Some(value))])
+    };
     Ok(html! {
         section.card.flush aria-label="Executions" {
             @if page.items.is_empty() {
@@ -309,7 +321,7 @@ async fn executions(
                     Some("running") => (empty("No execution is running", html! { "All received executions of this bulk have ended." })),
                     _ => (empty("No execution", html! { "No webhook of this bulk is recorded yet." })),
                 }
-            } @else { (table(&console.result_hosts, &page.items, &previews, true)) }
+            } @else { (table(&console.result_hosts, &page.items, &previews, true, with_filter)) }
         }
         (next_page(params, page.next.as_deref(), "Older"))
     })

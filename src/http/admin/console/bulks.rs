@@ -12,25 +12,37 @@ use super::params::{Params, filtered, path};
 use super::state::{Console, ConsoleState};
 use super::text::visible;
 use super::view::View;
-use crate::db::queries::bulks::{Bulk, Bulks, Complete, GetBulkProgress};
+use crate::db::queries::bulks::{Bulk, Bulks, BulksWithPrefix, Complete};
+use crate::db::queries::changes::LastChange;
 use crate::db::queries::{Choice, TimeRange};
+
+/// Bulks that a search by the beginning of the identifier shows.
+const MAX_FOUND: i64 = 20;
 
 pub(super) async fn page(State(console): ConsoleState, view: View) -> Response {
     let params = Params::of(&view.uri);
-    let opened = match params.get("open") {
-        Some(id) => console.run(&GetBulkProgress { bulk_id: id.to_owned() }).await,
-        None => Ok(None),
-    };
-    match opened {
-        Ok(Some(bulk)) => {
-            (StatusCode::SEE_OTHER, [(header::LOCATION, path("bulks", &bulk.bulk_id))]).into_response()
+    let found = match params.get("open") {
+        Some(prefix) => {
+            console.run(&BulksWithPrefix { prefix: prefix.to_owned(), limit: MAX_FOUND + 1 }).await
         }
-        Ok(None) => layout::page(&view, Tab::Bulks, "Bulks", content(&console, &params).await),
+        None => Ok(Vec::new()),
+    };
+    match found {
+        Ok(found) => {
+            // The first one is the shortest: the whole identifier.
+            let opened =
+                found.first().filter(|first| found.len() == 1 || Some(&***first) == params.get("open"));
+            if let Some(id) = opened {
+                return (StatusCode::SEE_OTHER, [(header::LOCATION, path("bulks", id))]).into_response();
+            }
+            layout::page(&view, Tab::Bulks, "Bulks", content(&console, &params, &found).await)
+        }
         Err(error) => layout::page(&view, Tab::Bulks, "Bulks", Err(error.into())),
     }
 }
 
-async fn content(console: &Console, params: &Params) -> Result<Markup, PageError> {
+/// `found` are the bulks whose identifier begins with the text of the search.
+async fn content(console: &Console, params: &Params, found: &[String]) -> Result<Markup, PageError> {
     let complete = params.get("complete").and_then(Complete::named);
     let list = match params.period() {
         Ok(period) => list(console, params, complete, period).await?,
@@ -39,12 +51,12 @@ async fn content(console: &Console, params: &Params) -> Result<Markup, PageError
     Ok(html! {
         div.head { h1 { "Bulks" } a.button href="/expected" { "Expected executions" } }
         form.search role="search" action="/bulks" {
-            input type="search" name="open" value=[params.get("open")] aria-label="Open a bulk by its id" placeholder="Open a bulk by its id"
+            input type="search" name="open" value=[params.get("open")] aria-label="Open a bulk by its id" placeholder="Open a bulk by its id, or by its first characters"
                 autocomplete="off" spellcheck="false" required;
             button { "Open" }
         }
         @if let Some(id) = params.get("open") {
-            (notice("warn", html! { "No bulk has the id " span.id { (visible(id)) } "." }))
+            (search_result(id, found))
         }
         div.chips role="group" aria-label="Completeness" {
             (chip(&params.with(&[("complete", None), ("open", None)]), "All", complete.is_none()))
@@ -56,16 +68,35 @@ async fn content(console: &Console, params: &Params) -> Result<Markup, PageError
     })
 }
 
+fn search_result(text: &str, found: &[String]) -> Markup {
+    if found.is_empty() {
+        return notice(
+            "warn",
+            html! { "No bulk has an id that begins with " span.id { (visible(text)) } "." },
+        );
+    }
+    let shown = usize::try_from(MAX_FOUND).unwrap_or(usize::MAX);
+    notice(
+        "info",
+        html! {
+            "Bulks whose id begins with " span.id { (visible(text)) } ":"
+            ul { @for id in found.iter().take(shown) { li.id { a href=(path("bulks", id)) { (visible(id)) } } } }
+            @if found.len() > shown { "There are more." }
+        },
+    )
+}
+
 async fn list(
     console: &Console,
     params: &Params,
     filter: Option<Complete>,
     period: TimeRange,
 ) -> Result<Markup, PageError> {
+    let last_change = console.run(&LastChange).await?;
     let page = params.page::<Bulks>(&filter);
     let page = console.run(&Bulks { filter, period, page }).await?;
     Ok(html! {
-        section.card.flush aria-label="Bulks" {
+        section.card.flush aria-label="Bulks" data-after=(last_change) {
             @if page.items.is_empty() { (no_rows(filter, page.next.is_some())) }
             @else { (table(&page.items)) }
         }
@@ -214,8 +245,8 @@ mod tests {
         };
         for (bulk, expected) in [
             (bulk(Some(10), 10, 0, 0), "complete"),
-            (bulk(Some(10), 6, 1, 3), "incomplete 3 missing (3 of them still running)"),
-            (bulk(Some(10), 5, 0, 2), "incomplete 5 missing (2 of them still running)"),
+            (bulk(Some(10), 6, 1, 3), "incomplete 3 missing: 3 still running"),
+            (bulk(Some(10), 5, 0, 2), "incomplete 5 missing: 3 without a webhook, 2 still running"),
             (bulk(Some(100), 117, 0, 0), "complete 17 more than expected"),
             (bulk(Some(10), 8, 2, 0), "complete 2 failed"),
             (bulk(None, 2, 0, 1), "size not set"),

@@ -136,11 +136,20 @@ pub(super) fn period_chips(params: &Params, more: Markup) -> Markup {
     }
 }
 
-/// A link to the list of the row, and the row's identifier with a copy button.
-pub(super) fn crumbs(href: &str, name: &str, id: &str) -> Markup {
+/// A link to the list of the row, the actions of the row, and its title. Without a title, its identifier is the title.
+pub(super) fn row_head([href, name]: [&str; 2], id: &str, title: Option<Markup>, actions: Markup) -> Markup {
+    let is_named = title.is_some();
     html! {
         p.crumbs {
-            a href=(href) { (name) } " / " span.id title=(visible_attribute(id)) { (visible(id)) } (copy_button(id))
+            a href=(href) { (name) }
+            @if is_named { " / " span.id title=(visible_attribute(id)) { (visible(id)) } (copy_button(id)) }
+        }
+        div.head {
+            h1 title=[(!is_named).then(|| visible_attribute(id))] {
+                span.cut { @match title { Some(title) => (title), None => (visible(id)) } }
+                @if !is_named { (copy_button(id)) }
+            }
+            (actions)
         }
     }
 }

@@ -8,14 +8,17 @@ use maud::{Markup, html};
 use serde_json::value::RawValue;
 
 use super::compared_conflicts;
-use super::components::{ago, badge, conflicts_badge, crumbs, plural, status};
+use super::components::{ago, badge, conflicts_badge, plural, row_head, status};
+use super::failure_class::failure_class;
 use super::hosts::ResultHosts;
 use super::json_view::tree;
 use super::layout::{self, PageError, Tab};
-use super::params::{path, url};
+use super::params::{filtered, path, url};
 use super::reconcile;
 use super::results::{Label, Size, gallery, partial_note};
-use super::sections::{self, Deliveries, Payload, authentication, exact, fetched, source_of, with_cause};
+use super::sections::{
+    self, Deliveries, Payload, authentication, exact, fetched, recorded_by, source_of, with_cause,
+};
 use super::state::{Console, ConsoleState};
 use super::steps;
 use super::text::{excerpt, visible, visible_attribute};
@@ -24,6 +27,8 @@ use super::view::View;
 use crate::db::queries::conflicts::ConflictDetail;
 use crate::db::queries::executions::{Execution, ExecutionDetail, GetExecution};
 use crate::db::queries::expected::{GetRegisteredInput, RegisteredInput};
+use crate::db::queries::quarantine::{GetRecordedBy, RecordedBy};
+use crate::db::queries::reference::Reference;
 use crate::db::queries::results::ResultItem;
 use crate::execution::status::is_terminal;
 use crate::http::admin::api::query::{PathId, path_identifier};
@@ -33,17 +38,24 @@ pub(super) async fn page(State(console): ConsoleState, view: View, id: PathId<St
         let execution = read(&console, id).await?;
         let conflicts = compared_conflicts::read(&console, &execution).await?;
         let execution_id = execution.execution.execution_id.clone();
-        let registered = console.run(&GetRegisteredInput { execution_id }).await?;
-        Ok((execution, conflicts, registered))
+        let registered = console.run(&GetRegisteredInput { execution_id: execution_id.clone() }).await?;
+        let recorded_by = console.run(&GetRecordedBy { id: execution_id, is_prediction: false }).await?;
+        Ok((execution, conflicts, Origin { registered, recorded_by }))
     };
     match read.await {
-        Ok((execution, conflicts, registered)) => {
+        Ok((execution, conflicts, origin)) => {
             let title = execution.execution.execution_id.clone();
-            let content = content(&console, &view, &execution, &conflicts, registered.as_ref());
+            let content = content(&console, &view, &execution, &conflicts, &origin);
             layout::page(&view, Tab::Executions, &title, Ok(content))
         }
         Err(error) => layout::page(&view, Tab::Executions, "Execution", Err(error)),
     }
+}
+
+/// Where an execution comes from, besides its webhooks.
+struct Origin {
+    registered: Option<RegisteredInput>,
+    recorded_by: Option<RecordedBy>,
 }
 
 async fn read(console: &Console, id: PathId<String>) -> Result<ExecutionDetail, PageError> {
@@ -74,7 +86,7 @@ fn content(
     view: &View,
     detail: &ExecutionDetail,
     conflicts: &[ConflictDetail],
-    registered: Option<&RegisteredInput>,
+    origin: &Origin,
 ) -> Markup {
     let execution = &detail.execution;
     let inputs = inputs(detail);
@@ -93,7 +105,7 @@ fn content(
                 @if let Some(inputs) = inputs {
                     section.card aria-labelledby="inputs" { h2 #inputs { "Inputs" } (tree(inputs)) }
                 }
-                (facts(execution, registered))
+                (facts(execution, origin))
             }
         }
     }
@@ -112,25 +124,20 @@ fn prompt(inputs: &str) -> Option<String> {
 
 fn head(console: &Console, view: &View, detail: &ExecutionDetail, prompt: Option<&str>) -> Markup {
     let (execution, conflicts) = (&detail.execution, detail.conflicts);
+    let title = prompt.map(|prompt| visible(excerpt(prompt, 300).0));
+    let reconcile = html! {
+        @if !is_terminal(&execution.status) { (reconcile::button(console, view, "executions", &execution.execution_id)) }
+    };
     html! {
         div.page-head {
-            (crumbs("/executions", "Executions", &execution.execution_id))
-            div.head {
-                h1 {
-                    @match prompt {
-                        Some(prompt) => span.cut { (visible(excerpt(prompt, 300).0)) },
-                        None => span.cut { (visible(&execution.execution_id)) },
-                    }
-                }
-                @if !is_terminal(&execution.status) { (reconcile::button(console, view, "executions", &execution.execution_id)) }
-            }
+            (row_head(["/executions", "Executions"], &execution.execution_id, title, reconcile))
             ul.facts {
                 li { (status(&execution.status)) }
                 @if conflicts > 0 { li { (conflicts_badge(conflicts)) } }
                 @if execution.step_failed && execution.status != "failed" { li { (badge("warn", html! { "step failed" })) } }
                 @if let Some(seconds) = execution.duration_seconds.filter(|seconds| *seconds > 0.0) { li { "took " (units::seconds(seconds)) } }
                 @if let Some(cost) = &execution.total_cost { li { "cost " (units::cost(&cost.0)) } }
-                li { "received " (ago(execution.first_received_at)) }
+                li { (received(execution)) " " (ago(execution.first_received_at)) }
                 @if let Some(source) = &execution.fetched_from { li { (fetched(source)) } }
                 li title=(visible_attribute(&execution.workflow_id)) {
                     "workflow " a href=(url("/executions", "workflow", &execution.workflow_id)) { (visible(&execution.workflow_id)) }
@@ -143,14 +150,31 @@ fn head(console: &Console, view: &View, detail: &ExecutionDetail, prompt: Option
     }
 }
 
+/// What the time of the first delivery is.
+fn received(execution: &Execution) -> &'static str {
+    match (&execution.fetched_from, execution.deliveries) {
+        (None, _) => "received",
+        (Some(_), 1) => "fetched",
+        (Some(_), _) => "first webhook",
+    }
+}
+
 fn failure(detail: &ExecutionDetail) -> Markup {
     let execution = &detail.execution;
     let (error, cause) = (execution.error.as_deref(), execution.error_cause.as_deref());
-    let class = execution.failure_class.as_deref();
+    let list =
+        |name: &str, value: &str| filtered("/executions", [("status", Some("failed")), (name, Some(value))]);
+    let class = execution.failure_class.as_deref().map(|class| failure_class(class, &list("class", class)));
+    let failed = detail.steps.iter().find(|step| step.status.as_deref() == Some("failed"));
     let reason = cause.or(error);
     html! {
         @if execution.status == "failed" || reason.is_some() {
             (sections::failure(error, cause, class, html! {
+                @if let Some(step) = failed {
+                    "Failed step: " (visible(&step.step_id))
+                    @if let Some(model) = &step.model { ", model " a href=(url("/executions", "model", model)) { (visible(model)) } }
+                    ". "
+                }
                 @if reason.is_some() { a href=(with_cause(reason, [])) { "Executions with the same cause" } }
             }))
         }
@@ -198,26 +222,40 @@ fn label<'r>(result: &'r ResultItem, prompt: Option<&'r str>) -> Label<'r> {
     prompt.map_or(&*result.path, |prompt| excerpt(prompt, 300).0).into()
 }
 
-fn facts(execution: &Execution, registered: Option<&RegisteredInput>) -> Markup {
+fn facts(execution: &Execution, origin: &Origin) -> Markup {
     let deliveries = Deliveries {
+        list: "/executions",
         count: execution.deliveries,
         redeliveries: execution.redeliveries,
         first: execution.first_received_at,
         last: execution.last_received_at,
         reference: execution.reference.as_ref(),
         fetched_from: execution.fetched_from.as_deref(),
+        ended: execution.completed_at,
     };
     let more = html! {
         @match &execution.fetched_from {
             None => { dt { "Authenticated by" } dd { (authentication(execution.authenticated_by.as_deref())) } },
             Some(source) => { dt { "Why fetched" } dd { (source_of(source)) } },
         }
+        (recorded_by(origin.recorded_by.as_ref()))
         @if let Some(started) = execution.started_at { dt { "Started" } dd { (exact(started)) } }
         @if let Some(completed) = execution.completed_at { dt { "Ended" } dd { (exact(completed)) } }
-        @if let Some(input) = registered {
+        @if let Some(input) = &origin.registered {
             @if input.is_in_bulk { dt { "Input of the bulk" } dd { (input.position) } }
-            @if let Some(reference) = &input.reference { dt { "Registered reference" } dd.id { (visible(&reference.to_line())) } }
+            @if let Some(reference) = &input.reference { dt { "Registered reference" } dd.id { (registered_reference(reference)) } }
         }
     };
     sections::deliveries(&deliveries, more)
+}
+
+/// The reference of the caller in the registration; each parameter searches for executions with it.
+fn registered_reference(reference: &Reference) -> Markup {
+    html! {
+        @for (n, (name, value)) in reference.pairs().iter().enumerate() {
+            @if n > 0 { " " }
+            @let pair = format!("{name}={value}");
+            a href=(url("/executions", "q", &pair)) { (visible(&pair)) }
+        }
+    }
 }

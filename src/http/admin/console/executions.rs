@@ -1,4 +1,4 @@
-//! `/executions`: search, filters and the list.
+//! `/executions`: filters and the list.
 
 use std::collections::HashMap;
 
@@ -9,82 +9,59 @@ use maud::{Markup, html};
 
 use super::components::{ago, chip, count, empty, notice, period_chips, status};
 use super::expected;
-use super::failure_class::failure_class;
+use super::failure_class::{self, Fault, failure_class};
 use super::hosts::ResultHosts;
 use super::layout::{self, PageError, Tab};
 use super::media::thumbnail;
 use super::next_page::next_page;
 use super::params::{Params, path};
+use super::search::{self, Search, Searched, nothing_found};
 use super::sections::fetched;
 use super::state::{Console, ConsoleState};
 use super::text::{excerpt, visible, visible_attribute};
 use super::units;
 use super::view::View;
-use crate::db::queries::executions::{Execution, Executions, Filter, SEARCH_SCAN_LIMIT, Words};
-use crate::db::queries::expected::{Expected, ExpectedQuery, ExpectedState, Filter as ExpectedFilter};
-use crate::db::queries::lookup::{Found, Lookup};
+use crate::db::queries::changes::LastChange;
+use crate::db::queries::executions::{Execution, Executions, Filter};
+use crate::db::queries::expected::{Expected, ExpectedQuery, Filter as ExpectedFilter};
 use crate::db::queries::previews::{Preview, Previews};
 use crate::db::queries::reference::ReferenceFilter;
 use crate::db::queries::{Page, PageRequest, QueryError, Scope, TimeRange};
-use crate::execution::identifier;
 use crate::execution::status::is_successful;
 
 /// Characters of a cause or a prompt in a row.
 const EXCERPT: usize = 220;
 
-/// Missing executions that are shown above the list.
+/// Registered executions that are shown above the list.
 const EXPECTED_ROWS: i64 = 20;
 
 const STATUSES: [&str; 4] = ["completed", "failed", "cancelled", "running"];
+/// The parameters, without the search and the cursor.
+const FILTERS: [&str; 10] =
+    ["status", "fetched", "workflow", "bulk", "class", "fault", "model", "since", "from", "to"];
+/// Parameters with which changes are not counted.
+const UNCOUNTED: [&str; 5] = ["q", "fetched", "class", "fault", "model"];
 /// Filters that are shown with their value, and removed by a click.
-const FILTERS: [(&str, &str); 5] =
-    [("workflow", "Workflow"), ("bulk", "Bulk"), ("q", "Search"), ("from", "From"), ("to", "To")];
+const REMOVABLE: [(&str, &str); 8] = [
+    ("workflow", "Workflow"),
+    ("bulk", "Bulk"),
+    ("class", "Class"),
+    ("fault", "At fault"),
+    ("model", "Failed model"),
+    ("q", "Search"),
+    ("from", "From"),
+    ("to", "To"),
+];
 
 pub(super) async fn page(State(console): ConsoleState, view: View) -> Response {
     let params = Params::of(&view.uri);
-    match find(&console, &params).await {
+    match search::find(&console, &params).await {
         Ok(Some(location)) => (StatusCode::SEE_OTHER, [(header::LOCATION, location)]).into_response(),
         Ok(None) => {
             layout::page(&view, Tab::Executions, "Executions", content(&console, &view, &params).await)
         }
         Err(error) => layout::page(&view, Tab::Executions, "Executions", Err(error.into())),
     }
-}
-
-/// What the search box contains.
-enum Search {
-    None,
-    /// `name=value`
-    Reference(ReferenceFilter),
-    Words(Words),
-}
-
-impl Search {
-    fn of(params: &Params) -> Self {
-        let Some(text) = params.get("q") else { return Self::None };
-        let name = text.split_once('=').map(|(name, _)| name);
-        let is_name = |name: &str| !name.is_empty() && !name.contains(char::is_whitespace);
-        match text.parse() {
-            Ok(reference) if name.is_some_and(is_name) => Self::Reference(reference),
-            _ => Words::new(text).map_or(Self::None, Self::Words),
-        }
-    }
-}
-
-/// The URL of the row whose identifier is in the search box.
-async fn find(console: &Console, params: &Params) -> Result<Option<String>, QueryError> {
-    let is_identifier = |text: &&str| identifier::is_valid(text) && !text.contains(char::is_whitespace);
-    let Some(id) = params.get("q").filter(is_identifier) else { return Ok(None) };
-    if params.is_continued() {
-        return Ok(None);
-    }
-    Ok(match console.run(&Lookup { id: id.to_owned() }).await? {
-        Found::Execution => Some(path("executions", id)),
-        Found::Prediction => Some(path("predictions", id)),
-        Found::Bulk => Some(path("bulks", id)),
-        Found::Workflow => Some(params.with(&[("q", None), ("workflow", Some(id))])),
-        Found::Nothing => None,
-    })
 }
 
 async fn content(console: &Console, view: &View, params: &Params) -> Result<Markup, PageError> {
@@ -94,7 +71,9 @@ async fn content(console: &Console, view: &View, params: &Params) -> Result<Mark
     };
     Ok(html! {
         div.head { h1 { "Executions" } }
-        (search(params))
+        (search::form(
+            params, "/executions", "Search executions", "Id, cause, words of the prompt, model, or order=1234", &FILTERS,
+        ))
         (filters(params))
         (list)
     })
@@ -106,60 +85,60 @@ async fn list(
     params: &Params,
     period: TimeRange,
 ) -> Result<Markup, PageError> {
-    let (reference, words) = match Search::of(params) {
-        Search::None => (None, None),
-        Search::Reference(reference) => (Some(reference), None),
-        Search::Words(words) => (None, Some(words)),
-    };
+    let last_change = console.run(&LastChange).await?;
+    let Search { reference, words } = Search::of(params);
     let is_search = words.is_some();
     let scope = Scope { workflow: params.identifier("workflow"), bulk: params.identifier("bulk") };
     let fetched = params.get("fetched").is_some();
-    let mut missing = missing(console, params, reference.as_ref()).await?;
-    let filter = Filter { scope, reference, fetched, words, ..Filter::default() };
+    let mut registered = registered(console, params, reference.as_ref()).await?;
+    let failure_classes = failure_class::filter(params);
+    let failed_model = params.get("model").map(str::to_owned);
+    let filter =
+        Filter { scope, reference, fetched, words, failure_classes, failed_model, ..Filter::default() };
     let filter = filter.with_status(params.identifier("status"));
     let page = params.page::<Executions>(&filter);
-    let page = console.run(&Executions { filter, period, page }).await?;
-    missing.retain(|expected| {
+    let query = Executions { filter, period, page };
+    let page = console.run(&query).await?;
+    registered.retain(|expected| {
         page.items.iter().all(|row| Some(&row.execution_id) != expected.execution_id.as_ref())
     });
     let previews = previews(console, &page.items).await?;
+    let with_filter = |name: &str, value: &str| params.with(&[(name, Some(value))]);
+    let list = match &page.items[..] {
+        [] if !registered.is_empty() && page.next.is_none() => html! {},
+        [] => no_rows(console, params, &query.filter, page.next.is_some()).await?,
+        rows => table(&console.result_hosts, rows, &previews, false, with_filter),
+    };
     Ok(html! {
-        // The feed of changes does not say which executions were fetched.
-        @if !params.is_continued() && !fetched {
-            a.chip.new-rows href=(params.with(&[])) hidden data-new-rows data-status=[params.get("status")]
-                data-workflow=[params.get("workflow")] data-bulk=[params.get("bulk")] {}
+        // The feed of changes has no more than these fields.
+        @let is_counted = UNCOUNTED.iter().all(|name| params.get(name).is_none());
+        @if is_counted && !params.is_continued() {
+            a.chip.new-rows href=(params.with(&[])) hidden data-new-rows data-after=(last_change)
+                data-status=[params.get("status")] data-workflow=[params.get("workflow")] data-bulk=[params.get("bulk")] {}
         }
-        @if !missing.is_empty() {
-            section.card.flush aria-labelledby="missing" {
-                h2 #missing { "Missing executions" }
-                (expected::table(console, view, &missing, false))
+        @if !registered.is_empty() {
+            section.card.flush aria-labelledby="registered" {
+                h2 #registered { "Registered executions" }
+                (expected::table(console, view, &registered, false))
             }
         }
-        @if missing.is_empty() || !page.items.is_empty() || page.next.is_some() {
-            section.card.flush aria-label="Executions" {
-                @if page.items.is_empty() { (no_rows(params, is_search, page.next.is_some())) }
-                @else { (table(&console.result_hosts, &page.items, &previews, false)) }
-            }
-        }
-        (pager(params, &page, is_search))
+        @if !list.0.is_empty() { section.card.flush aria-label="Executions" { (list) } }
+        (pager(params, &page, is_search, query.filter.scan_limit()))
     })
 }
 
-/// The registered executions with the reference that have not ended.
-async fn missing(
+/// The executions whose registered reference has the parameter, among the newest registrations.
+async fn registered(
     console: &Console,
     params: &Params,
     reference: Option<&ReferenceFilter>,
 ) -> Result<Vec<Expected>, QueryError> {
-    let filters = ["status", "fetched", "workflow", "since", "from", "to", "cursor"];
-    let Some(reference) = reference.filter(|_| filters.iter().all(|name| params.get(name).is_none())) else {
+    let is_whole = FILTERS.iter().all(|name| *name == "bulk" || params.get(name).is_none());
+    let Some(reference) = reference.filter(|_| is_whole && !params.is_continued()) else {
         return Ok(Vec::new());
     };
-    let filter = ExpectedFilter {
-        bulk: params.identifier("bulk"),
-        state: Some(ExpectedState::Missing),
-        reference: Some(reference.clone()),
-    };
+    let filter =
+        ExpectedFilter { bulk: params.identifier("bulk"), state: None, reference: Some(reference.clone()) };
     let page = PageRequest { limit: EXPECTED_ROWS, after: None };
     Ok(console.run(&ExpectedQuery { filter, page }).await?.items)
 }
@@ -175,19 +154,6 @@ pub(super) async fn previews(
     let execution_ids = executions.iter().map(|execution| execution.execution_id.clone()).collect();
     let previews = console.run(&Previews { execution_ids }).await?;
     Ok(previews.into_iter().map(|preview| (preview.execution_id.clone(), preview)).collect())
-}
-
-fn search(params: &Params) -> Markup {
-    html! {
-        form.search role="search" action="/executions" {
-            input type="search" name="q" value=[params.get("q")] aria-label="Search executions"
-                placeholder="Id, cause, words of the prompt, or order=1234" autocomplete="off" spellcheck="false";
-            @for name in ["status", "fetched", "workflow", "bulk", "since", "from", "to"] {
-                @if let Some(value) = params.get(name) { input type="hidden" name=(name) value=(value); }
-            }
-            button { "Search" }
-        }
-    }
 }
 
 fn filters(params: &Params) -> Markup {
@@ -212,20 +178,16 @@ fn filters(params: &Params) -> Markup {
                 details.range {
                     summary.chip aria-current=[is_range.then_some("true")] { "Range" }
                     form {
-                        @for name in ["q", "status", "fetched", "workflow", "bulk"] {
-                            @if let Some(value) = params.get(name) {
-                                input type="hidden" name=(name) value=(value);
-                            }
-                        }
+                        (search::hidden(params, &["q", "status", "fetched", "workflow", "bulk", "class", "fault", "model"]))
                         label { span { "From (UTC)" } input type="datetime-local" name="from" value=[params.get("from")]; }
                         label { span { "To (UTC)" } input type="datetime-local" name="to" value=[params.get("to")]; }
                         button { "Apply" }
                     }
                 }
             }))
-            @if FILTERS.iter().any(|(name, _)| params.get(name).is_some()) {
+            @if REMOVABLE.iter().any(|(name, _)| params.get(name).is_some()) {
                 div.chips role="group" aria-label="Filters" {
-                    @for (name, title) in FILTERS {
+                    @for (name, title) in REMOVABLE {
                         @if let Some(value) = params.get(name) {
                             a.chip aria-current="true" href=(params.with(&[(name, None)]))
                                 title={ "Remove the filter " (visible_attribute(value)) } {
@@ -247,58 +209,62 @@ fn filter_value(name: &str, value: &str) -> Markup {
         Some((day, time)) if matches!(name, "from" | "to") && value.len() == 16 => {
             html! { (visible(day)) " " (visible(time)) " UTC" }
         }
+        _ if name == "fault" => {
+            let fault = Fault::ALL.iter().find(|fault| fault.as_str() == value);
+            visible(fault.map_or(value, |fault| fault.name()))
+        }
         _ => visible(value),
     }
 }
 
 /// The text of an empty list.
-fn no_rows(params: &Params, is_search: bool, has_more: bool) -> Markup {
-    if is_search && has_more {
-        return empty(
-            "No match yet",
-            html! { "No match among the newest " (count(SEARCH_SCAN_LIMIT)) " executions. Search older executions below, or \
-            choose a period." },
-        );
-    }
+async fn no_rows(
+    console: &Console,
+    params: &Params,
+    filter: &Filter,
+    has_more: bool,
+) -> Result<Markup, QueryError> {
     if has_more {
-        return empty(
+        return Ok(empty(
             "No match yet",
-            html! { "Older executions were not searched yet: use " em { "Older" } " below." },
-        );
-    }
-    let is_filtered = ["status", "fetched", "workflow", "bulk", "since", "from", "to"]
-        .iter()
-        .any(|name| params.get(name).is_some());
-    if !is_filtered && params.get("q").is_some() {
-        return empty(
-            "No execution matches",
             html! {
-                "The search finds an id, words of a cause or a prompt, or a reference such as " code { "order=1484" } ". "
-                a href="/executions" { "Show all executions" } "."
+                "No match among the newest " (count(filter.scan_limit())) " executions. Search older executions below, or \
+                choose a period."
             },
-        );
+        ));
+    }
+    let is_filtered = FILTERS.iter().any(|name| params.get(name).is_some());
+    if params.get("q").is_some() {
+        let hint = html! {
+            @if is_filtered { "Remove a filter. " }
+            "The search finds an id, words of a cause, a prompt or a model, a class of failures, or a reference such as "
+            code { "order=1484" } ". " a href="/executions" { "Show all executions" } "."
+        };
+        return nothing_found(console, params, Searched::Executions, "No execution matches", hint).await;
     }
     if is_filtered {
-        return empty(
+        return Ok(empty(
             "No execution matches",
             html! {
                 "Remove a filter, or " a href="/executions" { "show all executions" } ". Webhooks that could not be read \
                 are in the " a href="/quarantine" { "quarantine" } "."
             },
-        );
+        ));
     }
-    empty(
+    Ok(empty(
         "No execution is recorded yet",
         html! { "The " a href="/" { "overview" } " shows how to send the first webhook." },
-    )
+    ))
 }
 
-/// The rows of a list of executions. `in_bulk`: all belong to one bulk, so its name is not shown.
+/// The rows of a list of executions. `in_bulk`: all belong to one bulk, so its name is not shown. `with_filter` is the URL of
+/// a list with a further filter, given its name and value.
 pub(super) fn table(
     hosts: &ResultHosts,
     executions: &[Execution],
     previews: &HashMap<String, Preview>,
     in_bulk: bool,
+    with_filter: impl Fn(&str, &str) -> String,
 ) -> Markup {
     html! {
         table.rows.executions {
@@ -313,12 +279,18 @@ pub(super) fn table(
                     th scope="col" { "Received" }
                 }
             }
-            tbody { @for execution in executions { (row(hosts, execution, previews.get(&execution.execution_id), in_bulk)) } }
+            tbody { @for execution in executions { (row(hosts, execution, previews.get(&execution.execution_id), in_bulk, &with_filter)) } }
         }
     }
 }
 
-fn row(hosts: &ResultHosts, execution: &Execution, preview: Option<&Preview>, in_bulk: bool) -> Markup {
+fn row(
+    hosts: &ResultHosts,
+    execution: &Execution,
+    preview: Option<&Preview>,
+    in_bulk: bool,
+    with_filter: impl Fn(&str, &str) -> String,
+) -> Markup {
     let href = path("executions", &execution.execution_id);
     let url = preview.and_then(|preview| preview.urls.first());
     let prompt = preview.and_then(|preview| preview.prompt.as_deref());
@@ -334,7 +306,7 @@ fn row(hosts: &ResultHosts, execution: &Execution, preview: Option<&Preview>, in
                     }
                 }
                 @if let Some(cause) = cause { div.cause.cut { (visible(excerpt(cause, EXCERPT).0)) } }
-                @if let Some(class) = execution.failure_class.as_deref().and_then(failure_class) { small.soft { (class) } }
+                @if let Some(class) = &execution.failure_class { small.soft { (failure_class(class, &with_filter("class", class))) } }
                 div.ids {
                     @if prompt.is_some() { span.id { (visible(&execution.execution_id)) } }
                     @if let Some(bulk) = execution.bulk_id.as_ref().filter(|_| !in_bulk) {
@@ -351,7 +323,7 @@ fn row(hosts: &ResultHosts, execution: &Execution, preview: Option<&Preview>, in
                 @if let Some(source) = &execution.fetched_from { " " (fetched(source)) }
             }
             td.workflow data-label="Workflow" {
-                a.quiet.cut href=(super::params::url("/executions", "workflow", &execution.workflow_id)) {
+                a.quiet.cut href=(with_filter("workflow", &execution.workflow_id)) {
                     (visible(&execution.workflow_id))
                 }
             }
@@ -367,13 +339,13 @@ fn row(hosts: &ResultHosts, execution: &Execution, preview: Option<&Preview>, in
 }
 
 /// Says what a search covers, and links to the first and to the next page.
-fn pager(params: &Params, page: &Page<Execution>, is_search: bool) -> Markup {
+fn pager(params: &Params, page: &Page<Execution>, is_search: bool, scan_limit: i64) -> Markup {
     let older = if is_search { "Search older executions" } else { "Older" };
     html! {
         @if is_search {
             p.soft {
-                "The search reads the error, the cause and the inputs of " (count(SEARCH_SCAN_LIMIT)) " executions at a time, the \
-                newest first. It does not read inputs of very large payloads."
+                "The search reads the cause, the class, the inputs, the models and the reference of " (count(scan_limit)) " executions \
+                at a time, the newest first. It does not read inputs of very large payloads."
             }
         }
         (next_page(params, page.next.as_deref(), older))

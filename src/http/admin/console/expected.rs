@@ -20,7 +20,7 @@ const MESSAGE: usize = 300;
 
 const STATES: [(ExpectedState, &str); 4] = [
     (ExpectedState::Overdue, "Overdue"),
-    (ExpectedState::Missing, "Missing"),
+    (ExpectedState::Missing, "Waiting and overdue"),
     (ExpectedState::Arrived, "Arrived"),
     (ExpectedState::Rejected, "Rejected"),
 ];
@@ -38,9 +38,8 @@ async fn content(console: &Console, view: &View, params: &Params) -> Result<Mark
             p.crumbs { a href="/bulks" { "Bulks" } " / Expected executions" }
             h1 { "Expected executions" }
             p.soft {
-                "Executions from the registered responses of trigger and bulk-trigger. An execution is missing until its end is \
-                 recorded. A missing execution is waiting at first. It is overdue " (overdue_after(console)) " after its \
-                 registration."
+                "Executions from the registered responses of trigger and bulk-trigger. Until a final webhook is recorded, an \
+                 execution is waiting or running. From " (overdue_after(console)) " after its registration, it is overdue."
             }
         }
         div.chips role="group" aria-label="State" {
@@ -125,8 +124,8 @@ fn row(console: &Console, view: &View, expected: &Expected, in_bulk: bool) -> Ma
             td.num data-label="Input" { (count(expected.position.into())) }
             td.main {
                 @match &expected.execution_id {
-                    Some(id) if has_webhook => a.row-link.cut href=(path("executions", id)) { (visible(id)) },
-                    Some(id) => span.cut { (visible(id)) },
+                    Some(id) if has_webhook => a.row-link.id.cut href=(path("executions", id)) { (visible(id)) },
+                    Some(id) => span.id.cut { (visible(id)) },
                     None => span.soft { "no execution" },
                 }
                 @if let Some(message) = &expected.message { div.cause.cut { (visible(excerpt(message, MESSAGE).0)) } }
@@ -138,8 +137,12 @@ fn row(console: &Console, view: &View, expected: &Expected, in_bulk: bool) -> Ma
                 }
             }
             td.nowrap {
-                (state(&expected.state))
-                @if let Some(recorded) = &expected.status { " " (status(recorded)) }
+                @match &expected.status {
+                    // The status says that it has not ended.
+                    Some(recorded) if expected.state == "missing" => (status(recorded)),
+                    Some(recorded) => { (state(&expected.state)) " " (status(recorded)) }
+                    None => (state(&expected.state)),
+                }
             }
             td.id data-label="Reference" {
                 @if let Some(reference) = &expected.reference { span.cut { (visible(&reference.to_line())) } }

@@ -62,6 +62,36 @@ fn log_out(view: &View) -> Markup {
     }
 }
 
+/// The head of a document.
+#[expect(clippy::needless_pass_by_value, reason = "calls with `html! { … }` are shorter")]
+pub(super) fn head(title: &str, script: Markup) -> Markup {
+    html! {
+        head {
+            meta charset="utf-8";
+            meta name="viewport" content="width=device-width, initial-scale=1";
+            meta name="color-scheme" content="light dark";
+            meta name="referrer" content="no-referrer";
+            title { (visible_attribute(title)) " · workflow-receiver" }
+            link rel="icon" href=(ICON.path) type="image/svg+xml";
+            link rel="stylesheet" href=(STYLE.path);
+            (script)
+        }
+    }
+}
+
+/// The name of the operator, and that a reader cannot run actions.
+fn viewer(view: &View) -> Markup {
+    html! {
+        div.viewer {
+            span {
+                (view.operator.name)
+                @if !view.operator.may_operate() { " " span.badge.muted title=(form::READ_ONLY) { "read only" } }
+            }
+            (log_out(view))
+        }
+    }
+}
+
 /// Renders a page. `title` is also the title of the browser's tab. An error sets the status of the response.
 pub(super) fn page(view: &View, tab: Tab, title: &str, content: Result<Markup, PageError>) -> Response {
     let (status, content) = match content {
@@ -72,16 +102,7 @@ pub(super) fn page(view: &View, tab: Tab, title: &str, content: Result<Markup, P
     let page = html! {
         (DOCTYPE)
         html lang="en" {
-            head {
-                meta charset="utf-8";
-                meta name="viewport" content="width=device-width, initial-scale=1";
-                meta name="color-scheme" content="light dark";
-                meta name="referrer" content="no-referrer";
-                title { (visible_attribute(title)) " · workflow-receiver" }
-                link rel="icon" href=(ICON.path) type="image/svg+xml";
-                link rel="stylesheet" href=(STYLE.path);
-                script src=(SCRIPT.path) defer {}
-            }
+            (head(title, html! { script src=(SCRIPT.path) defer {} }))
             body {
                 a.skip href="#content" { "Skip to content" }
                 header.top {
@@ -97,9 +118,7 @@ pub(super) fn page(view: &View, tab: Tab, title: &str, content: Result<Markup, P
                     a.health.(view.health) href="/" title={ "Receiver: " (view.health) } {
                         span.dot {} span { (view.health) }
                     }
-                    @if view.operator.session.is_some() {
-                        div.viewer { span title={ "Role: " (<&str>::from(view.operator.role)) } { (view.operator.name) } (log_out(view)) }
-                    }
+                    @if view.operator.session.is_some() { (viewer(view)) }
                 }
                 main #content tabindex="-1" {
                     @if let Some(done) = &view.done {
@@ -117,6 +136,14 @@ pub(super) fn page(view: &View, tab: Tab, title: &str, content: Result<Markup, P
                     a href="/docs" { "API" }
                     a href="/metrics" { "Metrics" }
                     button.plain type="button" data-shortcuts hidden { "Keyboard shortcuts " kbd { "?" } }
+                }
+                // For pages without a search box.
+                dialog #search aria-label="Search executions" {
+                    form.search action="/executions" {
+                        input type="search" name="q" aria-label="Search executions" placeholder="Search executions"
+                            autocomplete="off" spellcheck="false";
+                        button { "Search" }
+                    }
                 }
                 dialog #shortcuts aria-labelledby="shortcuts-title" {
                     h2 #shortcuts-title { "Keyboard shortcuts" }

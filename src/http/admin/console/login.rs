@@ -12,9 +12,10 @@ use maud::{DOCTYPE, Markup, html};
 use time::OffsetDateTime;
 use tokio::time::Instant;
 
-use super::assets::{ICON, STYLE};
+use super::assets::ICON;
 use super::components::{duration, notice};
 use super::form::FormData;
+use super::layout::head;
 use super::login_limit::client_address;
 use super::state::{Console, ConsoleState};
 use crate::auth::{Operator, SESSION_COOKIE, SESSION_DURATION};
@@ -147,14 +148,7 @@ fn login_page(status: StatusCode, next: &str, message: Markup) -> Response {
     let page = html! {
         (DOCTYPE)
         html lang="en" {
-            head {
-                meta charset="utf-8";
-                meta name="viewport" content="width=device-width, initial-scale=1";
-                meta name="color-scheme" content="light dark";
-                title { "Log in · workflow-receiver" }
-                link rel="icon" href=(ICON.path) type="image/svg+xml";
-                link rel="stylesheet" href=(STYLE.path);
-            }
+            (head("Log in", html! {}))
             body.login {
                 main {
                     form.card method="post" action="/login" {

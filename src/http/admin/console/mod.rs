@@ -39,6 +39,7 @@ mod quarantine_entry;
 mod reconcile;
 mod results;
 mod retried;
+mod search;
 mod sections;
 mod settings;
 mod state;

@@ -3,29 +3,35 @@
 use axum::extract::State;
 use axum::response::Response;
 use maud::{Markup, html};
-use serde_json::Value;
 
-use super::components::{ago, conflicts_badge, crumbs, plural, status};
+use super::components::{ago, conflicts_badge, plural, row_head, status};
+use super::failure_class::failure_class;
 use super::hosts::ResultHosts;
-use super::json_view::tree;
 use super::layout::{self, PageError, Tab};
-use super::media::{media, player};
-use super::params::url;
-use super::sections::{self, Deliveries, Payload, authentication};
+use super::params::{filtered, url};
+use super::results::{Size, gallery, partial_note};
+use super::sections::{self, Deliveries, MAX_SEARCHED, Payload, authentication, recorded_by};
 use super::state::{Console, ConsoleState};
-use super::text::{visible, visible_attribute};
+use super::text::{excerpt, visible, visible_attribute};
 use super::units;
 use super::view::View;
+use crate::db::queries::Page;
 use crate::db::queries::predictions::{GetPrediction, Prediction, PredictionDetail};
+use crate::db::queries::quarantine::{GetRecordedBy, RecordedBy};
+use crate::db::queries::results::{ResultItem, ResultsQuery};
 use crate::http::admin::api::query::{PathId, path_identifier};
 
-/// Results that are shown as media.
-const MAX_MEDIA: usize = 24;
-
 pub(super) async fn page(State(console): ConsoleState, view: View, id: PathId<String>) -> Response {
-    match read(&console, id).await {
-        Ok(detail) => {
-            let content = content(&console, &detail);
+    let read = async {
+        let detail = read(&console, id).await?;
+        let id = detail.prediction.prediction_id.clone();
+        let results = console.run(&ResultsQuery::of_prediction(&id)).await?;
+        let recorded_by = console.run(&GetRecordedBy { id, is_prediction: true }).await?;
+        Ok((detail, results, recorded_by))
+    };
+    match read.await {
+        Ok((detail, results, recorded_by)) => {
+            let content = content(&console, &detail, &results, recorded_by.as_ref());
             layout::page(&view, Tab::Predictions, &detail.prediction.prediction_id, Ok(content))
         }
         Err(error) => layout::page(&view, Tab::Predictions, "Prediction", Err(error)),
@@ -55,14 +61,19 @@ async fn read(console: &Console, id: PathId<String>) -> Result<PredictionDetail,
     detail.ok_or(PageError::NotFound { kind: "prediction", id: prediction_id })
 }
 
-fn content(console: &Console, detail: &PredictionDetail) -> Markup {
+fn content(
+    console: &Console,
+    detail: &PredictionDetail,
+    results: &Page<ResultItem>,
+    recorded_by: Option<&RecordedBy>,
+) -> Markup {
     let prediction = &detail.prediction;
     html! {
         (head(detail))
         (failure(prediction))
-        (result(&console.result_hosts, detail))
+        (result(&console.result_hosts, detail, results))
         div.cards {
-            (facts(prediction))
+            (facts(prediction, recorded_by))
         }
         @if !detail.contradicted_by.is_empty() { (conflicts(detail)) }
         (payload(detail).section())
@@ -73,13 +84,13 @@ fn head(detail: &PredictionDetail) -> Markup {
     let prediction = &detail.prediction;
     html! {
         div.page-head {
-            (crumbs("/predictions", "Predictions", &prediction.prediction_id))
-            h1 { span.cut { (visible(&prediction.prediction_id)) } }
+            (row_head(["/predictions", "Predictions"], &prediction.prediction_id, None, html! {}))
             ul.facts {
                 li { (status(&prediction.status)) }
                 @if !detail.contradicted_by.is_empty() { li { (conflicts_badge(prediction.conflicts.into())) } }
                 @if let Some(seconds) = prediction.duration_seconds { li { "took " (units::seconds(seconds)) } }
                 @if let Some(cost) = &prediction.total_cost { li { "cost " (units::cost(&cost.0)) } }
+                @if let Some(model) = &prediction.model { li { "model " a href=(url("/predictions", "q", model)) { (visible(model)) } } }
                 li { "received " (ago(prediction.first_received_at)) }
                 @if let Some(workflow) = &prediction.workflow_id {
                     li title=(visible_attribute(workflow)) { "step of the workflow " a href=(url("/executions", "workflow", workflow)) { (visible(workflow)) } }
@@ -93,55 +104,61 @@ fn failure(prediction: &Prediction) -> Markup {
     let (error, cause) = (prediction.error.as_deref(), prediction.error_cause.as_deref());
     html! {
         @if prediction.status == "failed" || error.is_some() || cause.is_some() {
-            (sections::failure(error, cause, prediction.failure_class.as_deref(), html! {}))
+            @let class = prediction.failure_class.as_deref().map(|class| {
+                failure_class(class, &filtered("/predictions", [("status", Some("failed")), ("class", Some(class))]))
+            });
+            (sections::failure(error, cause, class, html! {
+                @if let Some(text) = cause.or(error) {
+                    a href=(filtered("/predictions", [("status", Some("failed")), ("q", Some(excerpt(text, MAX_SEARCHED).0))])) {
+                        "Predictions with the same cause"
+                    }
+                }
+            }))
         }
     }
 }
 
-fn result(hosts: &ResultHosts, detail: &PredictionDetail) -> Markup {
-    let output = detail.output.as_ref().map(|output| &*output.0).filter(|output| *output != "null");
-    let mut urls = Vec::new();
-    if let Some(output) = output.and_then(|output| serde_json::from_str(output).ok()) {
-        texts(&output, &mut urls);
+fn result(hosts: &ResultHosts, detail: &PredictionDetail, results: &Page<ResultItem>) -> Markup {
+    // The output of a failed prediction is its error.
+    if detail.prediction.status == "failed" && results.items.iter().all(|result| result.url.is_none()) {
+        return html! {};
     }
-    let label = &detail.prediction.prediction_id;
-    let players: Vec<_> =
-        urls.iter().filter_map(|url| player(media(hosts, url, None), url, label)).take(MAX_MEDIA).collect();
     html! {
         section.card aria-labelledby="result" {
             h2 #result { "Result" }
-            @if !players.is_empty() { div.gallery.large { @for player in players { figure { (player) } } } }
-            @match output {
-                Some(output) => (tree(output)),
-                None if detail.omitted.iter().any(|field| field == "output") => p.soft { "The output is larger than 16 MiB. Read it with psql." },
-                None if detail.payload_removed_at.is_some() => p.soft { "The result was removed with the payload (retention.payloads)." },
-                None => p.soft { "The webhook has no result." },
+            @if !results.items.is_empty() {
+                (gallery(hosts, Size::Large, &results.items, |result| (&*result.path).into()))
+                (partial_note(&results.items))
+                @if results.next.is_some() {
+                    p.soft { "These are the first " (results.items.len()) " results. "
+                        a href=(url("/api/v1/export/results", "prediction", &detail.prediction.prediction_id)) { "Download all" } }
+                }
+            } @else if detail.omitted.iter().any(|field| field == "output") {
+                p.soft { "The output is larger than 16 MiB. Read it with psql." }
+            } @else if detail.payload_removed_at.is_some() {
+                p.soft { "The result was removed with the payload (retention.payloads)." }
+            } @else {
+                p.soft { "The webhook has no result." }
             }
         }
     }
 }
 
-/// The strings in a JSON value.
-fn texts(value: &Value, found: &mut Vec<String>) {
-    match value {
-        Value::String(text) => found.push(text.clone()),
-        Value::Array(items) => items.iter().for_each(|item| texts(item, found)),
-        Value::Object(fields) => fields.values().for_each(|field| texts(field, found)),
-        _ => {}
-    }
-}
-
-fn facts(prediction: &Prediction) -> Markup {
+fn facts(prediction: &Prediction, retry: Option<&RecordedBy>) -> Markup {
     let deliveries = Deliveries {
+        list: "/predictions",
         count: prediction.deliveries,
         redeliveries: prediction.redeliveries,
         first: prediction.first_received_at,
         last: prediction.last_received_at,
         reference: prediction.reference.as_ref(),
         fetched_from: None,
+        ended: None,
     };
-    let more =
-        html! { dt { "Authenticated by" } dd { (authentication(prediction.authenticated_by.as_deref())) } };
+    let more = html! {
+        dt { "Authenticated by" } dd { (authentication(prediction.authenticated_by.as_deref())) }
+        (recorded_by(retry))
+    };
     sections::deliveries(&deliveries, more)
 }
 

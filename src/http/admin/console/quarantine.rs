@@ -12,12 +12,15 @@ use super::layout::{self, PageError, Tab};
 use super::mapping_form::MappingForm;
 use super::next_page::next_page;
 use super::params::{Params, url};
+use super::search::{self, Search, Searched, nothing_found};
 use super::state::{Console, ConsoleState};
 use super::text::{visible, with_code};
 use super::view::View;
 use crate::auth::Operator;
 use crate::db::queries::page::MAX_LIMIT;
-use crate::db::queries::quarantine::{BodyStarts, Quarantine, QuarantineReasons, Quarantined, ReasonGroup};
+use crate::db::queries::quarantine::{
+    BodyStarts, Filter, MAX_SEARCHED, Quarantine, QuarantineReasons, Quarantined, ReasonGroup,
+};
 use crate::db::queries::{Page, PageRequest, TimeRange};
 use crate::db::{DbConnection, Retried, RetryMode};
 
@@ -41,6 +44,9 @@ async fn content(console: &Console, operator: &Operator, params: &Params) -> Res
             div.head { h1 { "Quarantine" } a.button href="/quarantine/retried" { "Recorded entries" } }
             p.soft { "Webhooks that could not be read as an execution, and unsigned webhooks that each::labs did not confirm. Their bodies are stored unchanged." }
         }
+        (search::form(
+            params, "/quarantine", "Search the quarantine", "Words of the body or the reason, or order=1234", &["reason", "since"],
+        ))
         (list)
     })
 }
@@ -53,8 +59,19 @@ async fn list(
     period: TimeRange,
 ) -> Result<Markup, PageError> {
     let groups = console.run(&QuarantineReasons::PAGE).await?;
-    let page = params.page::<Quarantine>(&reason);
-    let page = console.run(&Quarantine { reason: reason.clone(), period, page }).await?;
+    let Search { reference, words } = Search::of(params);
+    let is_search = params.get("q").is_some();
+    let filter = Filter { reason: reason.clone(), reference, words };
+    let page = params.page::<Quarantine>(&filter);
+    let page = console.run(&Quarantine { filter, period, page }).await?;
+    if is_search && page.items.is_empty() {
+        let hint = html! {
+            "The search reads the newest " (count(MAX_SEARCHED)) " entries. "
+            a href="/quarantine" { "Show the whole quarantine" } "."
+        };
+        let nothing = nothing_found(console, params, Searched::Quarantine, "No entry matches", hint).await?;
+        return Ok(html! { section.card { (nothing) } });
+    }
     let quarantine_ids = page.items.iter().map(|entry| entry.quarantine_id).collect();
     let starts = console.run(&BodyStarts { quarantine_ids }).await?;
     let group = groups.iter().find(|group| reason.as_deref() == Some(&*group.reason));
@@ -63,6 +80,7 @@ async fn list(
             section.card { (empty("The quarantine is empty", html! { "All webhooks could be read. Nothing to do." })) }
         } @else {
             @match &reason {
+                None if is_search => {}
                 None => (groups_table(&groups)),
                 Some(reason) => (group_card(operator, reason, group, &page)),
             }
@@ -195,7 +213,8 @@ pub(super) async fn retry(State(console): ConsoleState, view: View, form: FormDa
         let entries = intact(&console, &reason).await?.into_iter();
         let ids: Vec<_> =
             entries.filter(|entry| !entry.is_unconfirmed()).map(|entry| entry.quarantine_id).collect();
-        let run = async |connection: &mut DbConnection| retry_all(connection, &ids, &mapping).await;
+        let mode = RetryMode::Record { by: &view.operator.name };
+        let run = async |connection: &mut DbConnection| retry_all(connection, mode, &ids, &mapping).await;
         let name = "quarantine.retry_reason";
         done(&target, console.act(&view.operator, name, &mapping.describe(&reason), run).await)
     };
@@ -225,20 +244,20 @@ pub(super) fn finish(view: &View, response: Result<Response, PageError>) -> Resp
 /// The newest intact entries with a reason.
 async fn intact(console: &Console, reason: &str) -> Result<Vec<Quarantined>, PageError> {
     let page = PageRequest { limit: MAX_ENTRIES, after: None };
-    let reason = Some(reason.to_owned());
-    let page = console.run(&Quarantine { reason, period: TimeRange::default(), page }).await?;
+    let filter = Filter { reason: Some(reason.to_owned()), ..Filter::default() };
+    let page = console.run(&Quarantine { filter, period: TimeRange::default(), page }).await?;
     Ok(page.items.into_iter().filter(|entry| entry.intact).collect())
 }
 
 async fn retry_all(
     connection: &mut DbConnection,
+    mode: RetryMode<'_>,
     ids: &[i64],
     mapping: &MappingForm,
 ) -> Result<String, String> {
     let (mut recorded, mut retained, mut last_reason) = (0_usize, 0_usize, None);
     for id in ids {
-        let retried =
-            connection.retry_quarantined(*id, RetryMode::Record, |body| mapping.extract(body)).await;
+        let retried = connection.retry_quarantined(*id, mode, |body| mapping.extract(body)).await;
         match retried.map_err(|error| error.to_string())? {
             Retried::Recorded(_) | Retried::Unverified => recorded += 1,
             Retried::Retained(why) => {

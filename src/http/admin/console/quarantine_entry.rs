@@ -342,9 +342,9 @@ pub(super) async fn retry(
     let mapping = MappingForm::of(|name| Some(form.get(name)));
     let action = async {
         let id = path_number(id, "quarantine_id")?;
+        let mode = RetryMode::Record { by: &view.operator.name };
         let run = async |connection: &mut DbConnection| {
-            let retried =
-                connection.retry_quarantined(id, RetryMode::Record, |body| mapping.extract(body)).await;
+            let retried = connection.retry_quarantined(id, mode, |body| mapping.extract(body)).await;
             match retried.map_err(|error| error.to_string())? {
                 Retried::Recorded(executions) => {
                     let recorded = |(id, disposition): &(String, Disposition)| {

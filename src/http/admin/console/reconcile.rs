@@ -19,6 +19,7 @@ use crate::db::queries::PageRequest;
 use crate::db::queries::expected::ExpectedQuery;
 use crate::db::queries::page::MAX_LIMIT;
 use crate::http::admin::api::query::{PathId, path_identifier};
+use crate::http::problem::Problem;
 use crate::reconcile::{Counts, Scope};
 
 /// The field with the page that shows the result.
@@ -47,12 +48,8 @@ pub(super) async fn execution(
     fields: FormData,
     id: PathId<String>,
 ) -> Response {
-    let started = async {
-        let execution_id = path_identifier(id, "execution")?;
-        let scope = Scope::Executions(vec![execution_id.clone()]);
-        start(&console, &view.operator, execution_id, scope).await
-    };
-    response(&view, &fields, started.await)
+    let scope = async |id: &str| Ok(Scope::Executions(vec![id.to_owned()]));
+    run(&console, &view, &fields, path_identifier(id, "execution"), scope).await
 }
 
 /// `POST /bulks/{bulk_id}/reconcile`
@@ -62,12 +59,24 @@ pub(super) async fn bulk(
     fields: FormData,
     id: PathId<String>,
 ) -> Response {
+    let scope = async |id: &str| scope_of_bulk(&console, id).await;
+    run(&console, &view, &fields, path_identifier(id, "bulk"), scope).await
+}
+
+async fn run(
+    console: &Arc<Console>,
+    view: &View,
+    fields: &FormData,
+    id: Result<String, Problem>,
+    scope: impl AsyncFnOnce(&str) -> Result<Scope, PageError>,
+) -> Response {
     let started = async {
-        let bulk_id = path_identifier(id, "bulk")?;
-        let scope = scope_of_bulk(&console, &bulk_id).await?;
-        start(&console, &view.operator, bulk_id, scope).await
+        let id = id?;
+        let scope = scope(&id).await?;
+        start(console, &view.operator, id, scope).await
     };
-    response(&view, &fields, started.await)
+    form::done(local(fields.get(BACK)), started.await)
+        .unwrap_or_else(|error| layout::page(view, Tab::Bulks, "Not started", Err(error)))
 }
 
 /// Up to 1,000 missing executions of a registered bulk. The whole bulk if it is not registered, or misses none.
@@ -81,11 +90,6 @@ async fn scope_of_bulk(console: &Console, bulk_id: &str) -> Result<Scope, PageEr
     } else {
         Scope::Executions(ids)
     })
-}
-
-fn response(view: &View, fields: &FormData, started: Result<i64, PageError>) -> Response {
-    form::done(local(fields.get(BACK)), started)
-        .unwrap_or_else(|error| layout::page(view, Tab::Bulks, "Not started", Err(error)))
 }
 
 /// Writes the action to the table `audit` and starts the run. The result is written at its end. Returns the number of the

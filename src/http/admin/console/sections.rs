@@ -9,12 +9,12 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::components::{ago, notice, plural};
-use super::failure_class::failure_class;
 use super::json_view::indented;
 use super::layout::PageError;
 use super::params::{filtered, path, url};
 use super::text::{excerpt, visible};
 use crate::db::queries::json::Json;
+use crate::db::queries::quarantine::RecordedBy;
 use crate::db::queries::reference::Reference;
 use crate::logging::escape_json;
 
@@ -23,12 +23,17 @@ pub(super) const MAX_CAUSE: usize = 10_000;
 /// Characters of a cause that fit without scrolling.
 const FOLDED: usize = 600;
 /// Characters of a cause that a link searches for.
-const MAX_SEARCHED: usize = 200;
+pub(super) const MAX_SEARCHED: usize = 200;
 /// Maximum characters of the payload on the page. The download has the full payload.
 const MAX_PAYLOAD: usize = 200_000;
 
-/// Why an execution or a prediction failed. `more` follows the error and the class.
-pub(super) fn failure(error: Option<&str>, cause: Option<&str>, class: Option<&str>, more: Markup) -> Markup {
+/// Why an execution or a prediction failed. `class` is its [`super::failure_class::failure_class`]; `more` follows the error.
+pub(super) fn failure(
+    error: Option<&str>,
+    cause: Option<&str>,
+    class: Option<Markup>,
+    more: Markup,
+) -> Markup {
     notice(
         "bad",
         html! {
@@ -38,7 +43,7 @@ pub(super) fn failure(error: Option<&str>, cause: Option<&str>, class: Option<&s
                 Some(text) => p.text tabindex=[excerpt(text, FOLDED).1.then_some("0")] { (visible(excerpt(text, MAX_CAUSE).0)) },
                 None => p { "each::labs sent no reason." },
             }
-            @if let Some(class) = class.and_then(failure_class) { p { "In short: " (class) } }
+            @if let Some(class) = class { p { "At fault: " (class) } }
             p.soft {
                 @if cause.is_some() { @if let Some(error) = error { "Error: " (visible(excerpt(error, MAX_CAUSE).0)) ". " } }
                 (more)
@@ -58,6 +63,8 @@ pub(super) fn with_cause<'v>(
 
 /// When and how often the webhook of an execution or a prediction arrived.
 pub(super) struct Deliveries<'d> {
+    /// The list that a reference searches: `/executions` or `/predictions`.
+    pub(super) list: &'static str,
     pub(super) count: i32,
     pub(super) redeliveries: i32,
     pub(super) first: OffsetDateTime,
@@ -65,6 +72,15 @@ pub(super) struct Deliveries<'d> {
     pub(super) reference: Option<&'d Reference>,
     /// `fetched_from`: one of the deliveries was read from the API of `each::labs`.
     pub(super) fetched_from: Option<&'d str>,
+    /// When the execution ended, by the sender's clock.
+    pub(super) ended: Option<OffsetDateTime>,
+}
+
+impl Deliveries<'_> {
+    /// Whether a webhook arrived before the end of a fetched execution. Its status was not final.
+    fn is_fetched_after_a_webhook(&self) -> bool {
+        self.fetched_from.is_some() && self.count > 1 && self.ended.is_some_and(|ended| self.first < ended)
+    }
 }
 
 /// `more` has further pairs of `dt` and `dd`.
@@ -78,17 +94,23 @@ pub(super) fn deliveries(deliveries: &Deliveries<'_>, more: Markup) -> Markup {
                     @match (deliveries.fetched_from, i64::from(deliveries.count) - 1) {
                         (None, _) => (plural(deliveries.count.into(), "delivery", "deliveries")),
                         (Some(_), ..1) => { "none: the execution was fetched" }
+                        (Some(_), 1) if deliveries.is_fetched_after_a_webhook() => {
+                            "1 delivery before the execution ended (such as " code { "running" } "), no final one. The result was fetched."
+                        }
                         (Some(_), webhooks) => { (plural(webhooks, "delivery", "deliveries")) ", and 1 fetched copy" }
                     }
                     @if deliveries.redeliveries > 0 { ", " (deliveries.redeliveries) " sent again on request" }
                 }
                 dt { @if deliveries.fetched_from.is_some() && deliveries.count == 1 { "Fetched" } @else { "First" } }
                 dd { (exact(deliveries.first)) }
-                @if deliveries.count > 1 { dt { "Latest" } dd { (exact(deliveries.last)) } }
+                @if deliveries.count > 1 {
+                    dt { @if deliveries.count == 2 && deliveries.is_fetched_after_a_webhook() { "Fetched" } @else { "Latest" } }
+                    dd { (exact(deliveries.last)) }
+                }
                 (more)
             }
         }
-        @if let Some(reference) = deliveries.reference { (references(reference)) }
+        @if let Some(reference) = deliveries.reference { (references(deliveries.list, reference)) }
     }
 }
 
@@ -112,10 +134,10 @@ pub(super) fn authentication(method: Option<&str>) -> &'static str {
 pub(super) fn source_of(source: &str) -> &'static str {
     match source {
         "delivery_log" => {
-            "No webhook had arrived in time. The execution was read from the delivery log of each::labs."
+            "No final webhook had arrived in time. The execution was read from the delivery log of each::labs."
         }
-        "list" => "No webhook had arrived in time. The execution was read from a list of each::labs.",
-        _ => "No webhook had arrived in time. The execution was read from the API of each::labs.",
+        "list" => "No final webhook had arrived in time. The execution was read from a list of each::labs.",
+        _ => "No final webhook had arrived in time. The execution was read from the API of each::labs.",
     }
 }
 
@@ -124,17 +146,30 @@ pub(super) fn fetched(source: &str) -> Markup {
     html! { span.badge.muted title=(source_of(source)) { "fetched" } }
 }
 
-fn references(reference: &Reference) -> Markup {
+/// The retry that recorded an execution or a prediction, as a pair of `dt` and `dd`.
+pub(super) fn recorded_by(retry: Option<&RecordedBy>) -> Markup {
+    html! {
+        @if let Some(retry) = retry {
+            dt { "Recorded from" }
+            dd {
+                a href="/quarantine/retried" { "quarantine entry " (retry.quarantine_id) }
+                " by " (visible(&retry.retried_by)) ", " (exact(retry.retried_at))
+            }
+        }
+    }
+}
+
+fn references(list: &str, reference: &Reference) -> Markup {
     html! {
         section.card aria-labelledby="references" {
-            h2 #references { "References" }
+            h2 #references { "Reference in the webhook's URL" }
             dl.pairs {
                 @for (name, value) in reference.pairs() {
                     dt { (visible(&name)) }
-                    dd { a href=(url("/executions", "q", &format!("{name}={value}"))) { (visible(&value)) } }
+                    dd { a href=(url(list, "q", &format!("{name}={value}"))) { (visible(&value)) } }
                 }
             }
-            p.soft { "Query parameters of the webhook's URL. The signature does not cover them." }
+            p.soft { "The signature does not protect these parameters: who knows the URL can change them." }
         }
     }
 }

@@ -34,7 +34,11 @@ fn content(console: &Console, view: &View) -> Result<Markup, PageError> {
             dl.pairs {
                 dt { "Version" } dd { (env!("CARGO_PKG_VERSION")) }
                 dt { "Webhooks" } dd { code { (console.admin.webhook_address) } }
-                dt { "You" } dd { (visible(&view.operator.name)) " " (badge("muted", html! { (role) })) }
+                @if console.admin.credentials.current().admin_tokens.are_required() {
+                    dt { "You" } dd { (visible(&view.operator.name)) " " (badge("muted", html! { (role) })) }
+                } @else {
+                    dt { "Login" } dd { "not required: no token is set. Everyone who can open this page can run actions." }
+                }
             }
         }
         (test_button(&view.operator)) }

@@ -6,6 +6,7 @@ use time::format_description::well_known::Rfc3339;
 
 use super::components::badge;
 use super::failure_class::failure_class;
+use super::params::filtered;
 use super::sections::MAX_CAUSE;
 use super::text::{excerpt, visible};
 use super::units;
@@ -72,7 +73,9 @@ fn step_item(step: &Step, scale: Option<&Scale>) -> Markup {
             }
             @if let Some(cause) = step.error_cause.as_ref().or(step.error.as_ref()) {
                 p.cause.text { (text(cause)) }
-                @if let Some(class) = step.failure_class.as_deref().and_then(failure_class) { small.soft { (class) } }
+                @if let Some(class) = &step.failure_class {
+                    small.soft { (failure_class(class, &filtered("/executions", [("status", Some("failed")), ("class", Some(class))]))) }
+                }
             }
         }
     }

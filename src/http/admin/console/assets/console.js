@@ -49,9 +49,8 @@ for (const form of all("form[data-confirm]")) {
   });
 }
 
-// Keyboard. Rows are elements with data-row; the first link of a row opens it.
-const dialog = document.getElementById("shortcuts");
-const showShortcuts = () => dialog?.showModal();
+// Keyboard. Rows are elements with data-row; the link .row-link opens a row, otherwise its first link.
+const showShortcuts = () => document.getElementById("shortcuts")?.showModal();
 for (const button of all("[data-shortcuts]")) {
   button.hidden = false;
   button.addEventListener("click", showShortcuts);
@@ -64,12 +63,12 @@ const select = (step) => {
   selected = Math.min(Math.max(selected + step, 0), rows.length - 1);
   rows[selected].classList.add("selected");
   rows[selected].scrollIntoView({ block: "nearest" });
-  rows[selected].querySelector("a")?.focus({ preventScroll: true });
+  (rows[selected].querySelector(".row-link") ?? rows[selected].querySelector("a"))?.focus({ preventScroll: true });
 };
 const pages = { o: "/", e: "/executions", b: "/bulks", p: "/predictions", q: "/quarantine", s: "/settings" };
 let afterG = 0;
 document.addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.metaKey || event.altKey || dialog?.open) return;
+  if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
   if (event.target.closest("input, textarea, select")) {
     if (event.key === "Escape") event.target.blur();
     return;
@@ -79,10 +78,11 @@ document.addEventListener("keydown", (event) => {
     return;
   }
   afterG = 0;
-  const search = document.querySelector("input[type=search]");
-  if (event.key === "/" && search) {
-    search.focus();
-    search.select();
+  if (event.key === "/") {
+    // A page without a search box searches the executions.
+    const search = document.querySelector("main input[type=search]");
+    if (search) search.select();
+    else document.getElementById("search")?.showModal();
   } else if (event.key === "j") select(1);
   else if (event.key === "k") select(-1);
   else if (event.key === "?") showShortcuts();
@@ -90,40 +90,3 @@ document.addEventListener("keydown", (event) => {
   else return;
   if (event.key !== "g") event.preventDefault();
 });
-
-// A page of the change feed; undefined if it cannot be read, because the receiver restarts or the network is away. The next
-// poll tries again.
-const changesAfter = async (after) => {
-  try {
-    const limit = after === "latest" ? 1 : 1000;
-    const answer = await fetch(`/api/v1/changes?after=${after}&limit=${limit}`, { headers: { accept: "application/json" } });
-    return answer.ok ? await answer.json() : undefined;
-  } catch {
-    return undefined;
-  }
-};
-
-// New rows: an element with data-new-rows shows the number of executions that changed since the page was opened, and links
-// to the page. The list does not move. data-status, data-workflow and data-bulk count only matching changes.
-for (const notice of all("[data-new-rows]")) {
-  const { status, workflow, bulk } = notice.dataset;
-  let after = "latest";
-  const seen = new Set();
-  const classes = { completed: ["completed", "succeeded", "success"] };
-  const terminal = [...classes.completed, "failed", "cancelled"];
-  const hasStatus = (given) => (status === "running" ? !terminal.includes(given) : (classes[status] ?? [status]).includes(given));
-  const matches = (change) => (!status || hasStatus(change.status))
-    && (!workflow || change.workflow_id === workflow) && (!bulk || change.bulk_id === bulk);
-  const poll = async () => {
-    if (document.hidden || seen.size > 999) return;
-    const page = await changesAfter(after);
-    if (!page) return;
-    after = page.next_after;
-    for (const change of page.items) if (change.execution_id && matches(change)) seen.add(change.execution_id);
-    if (!seen.size) return;
-    notice.hidden = false;
-    notice.textContent = seen.size > 999 ? "More than 999 new or changed: show" : `${seen.size} new or changed: show`;
-  };
-  poll();
-  setInterval(poll, 5000);
-}

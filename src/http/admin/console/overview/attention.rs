@@ -91,8 +91,8 @@ async fn fetched_executions(console: &Console) -> Result<Item, QueryError> {
     let period = TimeRange { from: Some(from), to: None };
     let page = console.run(&Executions { filter, period, page: first_rows() }).await?;
     let text = [
-        "fetched: its webhook did not arrive in time (24 h)",
-        "fetched: their webhooks did not arrive in time (24 h)",
+        "fetched: its final webhook did not arrive in time (24 h)",
+        "fetched: their final webhooks did not arrive in time (24 h)",
     ];
     let number = counted(&page);
     Ok(Item { kind: "muted", number, text, note: None, href: "/executions?fetched=1&since=24h" })

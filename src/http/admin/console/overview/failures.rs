@@ -9,9 +9,9 @@ use super::{Data, Period};
 use crate::db::queries::Choice;
 use crate::db::queries::failures::Group;
 use crate::http::admin::console::components::{ago, badge, count};
-use crate::http::admin::console::failure_class::failure_class;
+use crate::http::admin::console::failure_class::{Fault, failure_class};
 use crate::http::admin::console::params::{filtered, path};
-use crate::http::admin::console::sections::with_cause;
+use crate::http::admin::console::sections::{MAX_SEARCHED, with_cause};
 use crate::http::admin::console::text::{excerpt, visible};
 
 /// Characters of a cause.
@@ -67,7 +67,31 @@ pub(super) fn table(data: &Data, period: Period) -> Markup {
             @if data.failures.partial {
                 p.note.soft { small { "Only the latest " (count(data.failures.failed)) " failures are counted here." } }
             }
+            (sides(&causes, period))
             (part(data, period, &causes, EXECUTION_ROWS))
+        }
+    }
+}
+
+/// The failures by whose side they are.
+fn sides(causes: &[Cause<'_>], period: Period) -> Markup {
+    let of = |fault: &Fault| {
+        let causes = causes.iter().filter(|cause| Fault::of(&cause.latest.failure_class) == *fault);
+        causes.map(|cause| cause.failed).sum::<i64>()
+    };
+    let list = |fault: Fault| {
+        filtered(
+            "/executions",
+            [("status", Some("failed")), ("fault", Some(fault.as_str())), ("since", Some(period.as_str()))],
+        )
+    };
+    html! {
+        div.note.chips {
+            small.soft { "At fault:" }
+            @for fault in Fault::ALL {
+                @let number = of(&fault);
+                @if number > 0 { a.chip href=(list(fault)) { (fault.name()) " " strong { (count(number)) } } }
+            }
         }
     }
 }
@@ -95,11 +119,15 @@ fn part(data: &Data, period: Period, causes: &[Cause<'_>], rows: usize) -> Marku
     let others: i64 = others.iter().map(|cause| cause.failed).sum();
     html! {
         table.rows {
-            thead { tr { th { "Cause" } th { "Class" } th { "Workflow" } th.num { "Failed" } th { "Latest" } } }
+            thead { tr { th { "Cause" } th { "At fault" } th { "Workflow" } th.num { "Failed" } th { "Latest" } } }
             tbody { @for cause in shown { (row(data, period, cause)) } }
         }
         @if others > 0 {
-            p.note.soft { small { "and " (count(others)) " in other causes" } }
+            @let is_prediction = causes[0].latest.latest_prediction_id.is_some();
+            p.note.soft { small {
+                "and " (count(others)) " "
+                a href=(filtered(if is_prediction { "/predictions" } else { "/executions" }, all(period))) { "in other causes" }
+            } }
         }
     }
 }
@@ -116,9 +144,7 @@ fn row(data: &Data, period: Period, cause: &Cause<'_>) -> Markup {
                     (visible(text)) @if more { "…" }
                 }
             }
-            td data-label="Class" {
-                @if let Some(class) = failure_class(&cause.latest.failure_class) { small { (class) } }
-            }
+            td { small { (failure_class(&cause.latest.failure_class, &of_class(cause, period))) } }
             td.workflow data-label="Workflow" { (workflows(&cause.workflows)) }
             td.num data-label="Failed" { a href=(list) { (count(cause.failed)) } }
             td.time data-label="Latest" { a href=(latest(cause.latest)) { (ago(cause.latest.latest_received_at)) } }
@@ -141,12 +167,25 @@ fn workflows(names: &[&str]) -> Markup {
     }
 }
 
-/// The list of the executions or predictions with the cause. Predictions cannot be searched by their cause.
+/// The filters for all failures of the period.
+fn all(period: Period) -> [(&'static str, Option<&'static str>); 2] {
+    [("status", Some("failed")), ("since", Some(period.as_str()))]
+}
+
+/// The list of the executions or predictions with the class of the cause.
+fn of_class(cause: &Cause<'_>, period: Period) -> String {
+    let list = if cause.latest.latest_prediction_id.is_some() { "/predictions" } else { "/executions" };
+    let class = [("class", Some(&*cause.latest.failure_class))];
+    filtered(list, all(period).into_iter().chain(class))
+}
+
+/// The list of the executions or predictions with the cause.
 fn list(cause: &Cause<'_>, period: Period) -> String {
     let workflow = Some(&cause.workflows).filter(|names| names.len() == 1).map(|names| names[0]);
     let pairs = [("workflow", workflow), ("since", Some(period.as_str()))];
     if cause.latest.latest_prediction_id.is_some() {
-        filtered("/predictions", [("status", Some("failed"))].into_iter().chain(pairs))
+        let searched = text(cause.latest).map(|text| excerpt(text, MAX_SEARCHED).0);
+        filtered("/predictions", [("status", Some("failed")), ("q", searched)].into_iter().chain(pairs))
     } else {
         with_cause(text(cause.latest), pairs)
     }

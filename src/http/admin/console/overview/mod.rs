@@ -3,6 +3,7 @@
 mod attention;
 mod chart;
 mod failures;
+mod models;
 mod parts;
 pub(super) mod welcome;
 mod workflows;
@@ -22,6 +23,7 @@ use super::state::{Console, ConsoleState};
 use super::text::visible;
 use super::view::View;
 use crate::db::queries::executions::Executions;
+use crate::db::queries::failed_models::{FailedModelQuery, FailedModels};
 use crate::db::queries::failures::{FailureQuery, Failures};
 use crate::db::queries::minutes::Minutes;
 use crate::db::queries::overview::{By, Counts, Overview, OverviewQuery};
@@ -97,6 +99,7 @@ struct Data {
     counted_since: Option<OffsetDateTime>,
     failures: Failures,
     earlier_failures: Failures,
+    failed_models: FailedModels,
     workflows: Vec<Workflow>,
     attention: Vec<attention::Item>,
     /// Whether any execution is recorded.
@@ -143,11 +146,14 @@ async fn data(console: &Console, period: Period) -> Result<Data, QueryError> {
         ..FailureQuery::default()
     };
     let (recent, earlier) = (failures(from, now), failures(from - KNOWN_CAUSES, from));
+    let period_of_models = TimeRange { from: Some(from), to: Some(now) };
+    let models = FailedModelQuery { period: period_of_models, limit: models::LIMIT };
     let workflows = Workflows { days: period.days(), order: Order::Cost, limit: MAX_WORKFLOWS };
     let latest = Executions { page: PageRequest { limit: 1, after: None }, ..Executions::default() };
-    let (recent, earlier, workflows, attention, any) = tokio::join!(
+    let (recent, earlier, models, workflows, attention, any) = tokio::join!(
         console.run(&recent),
         console.run(&earlier),
+        console.run(&models),
         console.run(&workflows),
         attention::items(console),
         any_recorded(console, &overview, &latest)
@@ -157,6 +163,7 @@ async fn data(console: &Console, period: Period) -> Result<Data, QueryError> {
         counted_since,
         failures: recent?,
         earlier_failures: earlier?,
+        failed_models: models?,
         workflows: workflows?.items,
         attention: attention?,
         any: any?,
@@ -246,6 +253,7 @@ fn loaded(data: &Data, period: Period) -> Markup {
             div.head { h2 { "Failures by cause" } a href={ "/executions?status=failed&since=" (period.as_str()) } { "All failures" } }
             (failures::table(data, period))
         }
+        (models::card(&data.failed_models, period))
         (failures::predictions(data, period))
         section.card.flush {
             div.head {

@@ -29,7 +29,8 @@ pub(super) fn parts(health: &Health) -> Markup {
                         }
                     }
                 }
-                @if let Some(age) = parts.recording.oldest_age_seconds {
+                // A healthy recorder needs up to some seconds.
+                @if let Some(age) = parts.recording.oldest_age_seconds.filter(|age| *age >= 5) {
                     small.soft { "The oldest delivery has waited for " (duration(age)) "." }
                 }
                 @if is_new(parts.recording.state, &parts.recording.detail) { small.soft { (visible(&parts.recording.detail)) } }
@@ -40,7 +41,7 @@ pub(super) fn parts(health: &Health) -> Markup {
                 @if is_new(parts.database.state, &parts.database.detail) { small.soft { (visible(&parts.database.detail)) } }
             }
             div.stat {
-                span { "Spool" }
+                span { "Spool files" }
                 strong { (bytes(parts.spool.used_bytes)) small { " of " (bytes(parts.spool.max_bytes)) } }
                 (bar(&[(if used > 800 { "bad" } else { "run" }, used)], 1_000, "Used space of the spool"))
             }

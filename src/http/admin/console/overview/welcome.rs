@@ -68,10 +68,9 @@ async fn send_test(console: &Console) -> Result<String, String> {
     let webhook = webhook.map_err(|error| error.to_string())?;
     let execution_id = webhook.execution_id.clone();
     match webhook.send(console.admin.webhook_address).await? {
-        (status, _) if status.is_success() => Ok(format!(
-            "Test webhook {execution_id} was answered {}. It is recorded in a few seconds.",
-            status.as_u16()
-        )),
+        (status, _) if status.is_success() => {
+            Ok(format!("Test webhook {execution_id} was answered {}.", status.as_u16()))
+        }
         (status, _) => Err(format!("The test webhook was answered {}.", status.as_u16())),
     }
 }

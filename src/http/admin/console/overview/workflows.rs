@@ -48,6 +48,7 @@ pub(super) fn table(workflows: &[Workflow], period: Period) -> Markup {
                     }
                 }
             }
+            p.note.soft { small { "Average: of the executions with a cost. Running executions have none yet." } }
         }
     }
 }
