@@ -23,11 +23,12 @@ use crate::http::{self, AdminState, Feed, Limiter, PortShutdown, WebhookState};
 use crate::logging::LineLimit;
 use crate::memory::MemoryBudget;
 use crate::metrics::{Metrics, Port};
-use crate::reconcile::{Background, Gap, ReconciledUntil, Reconciler};
+use crate::reconcile::{Background, Gap, Reconciler};
 use crate::recorder::{self, Recorder, RecorderHealth, Sequencer, StuckStatus};
 use crate::retention::{Pruner, RetentionState};
 use crate::spool::{
-    self, AckHandle, BatchLimits, IntakeDepth, Seq, Spool, SpoolHandle, SpoolStatus, WeakSpoolHandle,
+    self, AckHandle, BatchLimits, IntakeDepth, ReconciledUntil, Seq, Spool, SpoolHandle, SpoolStatus,
+    WeakSpoolHandle,
 };
 use crate::traces::Traces;
 use crate::verification::{
@@ -57,7 +58,8 @@ impl Server {
         let client = Client::new(&settings.eachlabs, settings.http.max_body_bytes, metrics.clone())?;
         let own_url = settings.eachlabs.public_url()?.as_ref().map(OwnUrl::new);
         let spool = open_spool(settings.spool.clone(), settings.intake.capacity, metrics.clone()).await?;
-        let Spool { is_new, handle: spool, reader, acks, status: spool_status, intake, writer } = spool;
+        let Spool { handle: spool, reader, acks, status: spool_status, intake, writer, reconciled_until } =
+            spool;
         // From here on, nothing fails.
         let [leaving, stop, give_up, end_export] = <[CancellationToken; 4]>::default();
         let credentials = Credentials::new(settings, database.into());
@@ -104,7 +106,8 @@ impl Server {
         let (health, mut background_tasks) =
             Monitor::start(settings, pool, metrics.clone(), observed, leaving.clone());
         let background = reconciler.clone().filter(|_| settings.reconcile.enabled);
-        let background = background.map(|reconciler| shared.background(reconciler, is_new, health.clone()));
+        let background =
+            background.map(|reconciler| shared.background(reconciler, reconciled_until, health.clone()));
         let feed = Feed::new(shared.read_pool.clone());
         let admin = shared.admin(webhook_address, spool.depth(), health.clone(), feed.clone(), reconciler);
         let public_health = settings.http.health.then_some(health);
@@ -352,12 +355,16 @@ impl Shared<'_> {
         })
     }
 
-    /// `is_new`: the spool was created by this start.
-    fn background(&self, reconciler: Arc<Reconciler>, is_new: bool, health: Monitor) -> Background {
+    fn background(
+        &self,
+        reconciler: Arc<Reconciler>,
+        reconciled_until: Arc<ReconciledUntil>,
+        health: Monitor,
+    ) -> Background {
         Background {
             reconciler,
             settings: self.settings.reconcile,
-            reconciled_until: ReconciledUntil::new(&self.settings.spool.dir, is_new),
+            reconciled_until,
             storing: std::sync::Mutex::default(),
             health,
             recording: self.recording.clone(),

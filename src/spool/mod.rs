@@ -30,6 +30,7 @@ mod mark;
 mod open;
 mod positions;
 mod reader;
+mod reconciled_until;
 mod recovery;
 mod reserve;
 mod row;
@@ -51,6 +52,7 @@ pub(crate) use inspect::{Inspector, ListedDelivery};
 pub(crate) use intake::Intake;
 pub(crate) use open::{Spool, open};
 pub(crate) use reader::{BatchLimits, Reader, SpooledDelivery};
+pub(crate) use reconciled_until::{Losses, ReconciledUntil};
 pub(crate) use writer::Writer;
 
 /// A delivery's position in the spool: rises by one with each delivery and is never reused.

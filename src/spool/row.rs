@@ -142,7 +142,7 @@ fn variant<T: VariantArray + Copy>(code: i64, first: i64) -> Option<T> {
 }
 
 /// Microseconds since 1970.
-fn to_micros(moment: OffsetDateTime) -> i64 {
+pub(super) fn to_micros(moment: OffsetDateTime) -> i64 {
     i64::try_from(moment.unix_timestamp_nanos() / 1_000).unwrap_or(i64::MAX)
 }
 

@@ -6,6 +6,7 @@ use rusqlite::{Connection, OptionalExtension};
 use rustix::fs::statvfs;
 use time::OffsetDateTime;
 
+use super::Seq;
 use super::recovery::wal;
 use super::row::from_micros;
 
@@ -18,7 +19,8 @@ pub(super) struct Usage {
     pub(super) bytes: u64,
     /// Bytes of free pages.
     pub(super) unused: u64,
-    pub(super) oldest_received_at: Option<OffsetDateTime>,
+    /// The number of the oldest delivery, and when it was received.
+    pub(super) oldest: Option<(Seq, OffsetDateTime)>,
 }
 
 pub(super) fn measure(connection: &Connection) -> rusqlite::Result<Usage> {
@@ -29,14 +31,10 @@ pub(super) fn measure(connection: &Connection) -> rusqlite::Result<Usage> {
     };
     let (free, page_size) = (pragma("freelist_count")?, pragma("page_size")?);
     let oldest = connection
-        .prepare_cached("SELECT received_at FROM deliveries ORDER BY seq LIMIT 1")?
-        .query_row([], |row| row.get(0))
+        .prepare_cached("SELECT seq, received_at FROM deliveries ORDER BY seq LIMIT 1")?
+        .query_row([], |row| Ok((row.get(0)?, from_micros(row.get(1)?))))
         .optional()?;
-    Ok(Usage {
-        bytes: (pragma("page_count")? - free) * page_size,
-        unused: free * page_size,
-        oldest_received_at: oldest.map(from_micros),
-    })
+    Ok(Usage { bytes: (pragma("page_count")? - free) * page_size, unused: free * page_size, oldest })
 }
 
 /// The size that the write-ahead log must have for its frames, in bytes. Takes no lock and writes nothing.

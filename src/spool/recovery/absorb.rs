@@ -11,16 +11,21 @@ use super::copy::{Copier, CopyResult};
 use super::salvage::SalvagePlan;
 use super::wal::HEADER_BYTES;
 use crate::metrics::Metrics;
-use crate::spool::SpoolError;
 use crate::spool::files::{self, RESCUED, with_suffix};
 use crate::spool::schema;
+use crate::spool::{ReconciledUntil, SpoolError};
 
 /// Copies the deliveries of all rescued files into the spool. Then a file that was read to its end is removed. A damaged one
 /// is renamed to `spool.db.damaged-N`, so that no later start reads it again. After a crash in between, some deliveries
 /// are recorded twice, which is harmless. After an error the start continues, and the file stays for the next start.
-pub(in crate::spool) fn absorb(path: &Path, to: &Connection, metrics: &Metrics) -> Result<(), SpoolError> {
+pub(in crate::spool) fn absorb(
+    path: &Path,
+    to: &Connection,
+    metrics: &Metrics,
+    reconciled_until: &ReconciledUntil,
+) -> Result<(), SpoolError> {
     for rescued in rescued_files(path).map_err(SpoolError::at(path))? {
-        if let Err(error) = absorb_file(path, &rescued, to, metrics) {
+        if let Err(error) = absorb_file(path, &rescued, to, metrics, reconciled_until) {
             if !to.is_autocommit() {
                 to.execute_batch("ROLLBACK")?;
             }
@@ -30,8 +35,17 @@ pub(in crate::spool) fn absorb(path: &Path, to: &Connection, metrics: &Metrics) 
     Ok(())
 }
 
-fn absorb_file(path: &Path, rescued: &Path, to: &Connection, metrics: &Metrics) -> Result<(), SpoolError> {
-    let set_aside = || files::set_aside(rescued, path).map_err(SpoolError::at(path));
+fn absorb_file(
+    path: &Path,
+    rescued: &Path,
+    to: &Connection,
+    metrics: &Metrics,
+    reconciled_until: &ReconciledUntil,
+) -> Result<(), SpoolError> {
+    let set_aside = || {
+        reconciled_until.set_back(None);
+        files::set_aside(rescued, path).map_err(SpoolError::at(path))
+    };
     let file = match files::lock_database(rescued) {
         Err(SpoolError::InUse(_)) => {
             tracing::warn!(file = %rescued.display(), "another process is still writing rescued deliveries: the next start adds them");

@@ -7,13 +7,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rusqlite::Connection;
+use time::OffsetDateTime;
 
 use super::adopt::content;
 use super::copy::{Copier, CopyResult};
 use super::replace::{keep_other, replace, withdraw};
 use super::salvage::{Source, read_source};
 use crate::spool::files::{self, OpenFiles, RESCUED, with_suffix};
-use crate::spool::{Seq, SpoolError, losses, reader, schema};
+use crate::spool::{ReconciledUntil, Seq, SpoolError, losses, reader, schema};
 
 /// The spool that was opened in the place of the lost one.
 pub(in crate::spool) struct RescuedSpool {
@@ -51,6 +52,8 @@ pub(in crate::spool) struct LostSpool<'w> {
     pub(in crate::spool) identity: i64,
     pub(in crate::spool) last_seq: Seq,
     pub(in crate::spool) acked_seq: Seq,
+    pub(in crate::spool) oldest_received_at: Option<OffsetDateTime>,
+    pub(in crate::spool) reconciled_until: &'w ReconciledUntil,
 }
 
 impl LostSpool<'_> {
@@ -92,6 +95,9 @@ impl LostSpool<'_> {
             );
             return Err(SpoolError::InUse(dir.to_owned()));
         };
+        if lost > 0 {
+            self.reconciled_until.set_back(self.oldest_received_at);
+        }
         keep_other(path, &copied.path).map_err(SpoolError::at(dir))?;
         // Chosen before the copy is renamed: otherwise it could be the copy's name, which is then free.
         let kind = if self.is_other_spool(path) { RESCUED } else { "foreign" };

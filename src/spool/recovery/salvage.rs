@@ -14,7 +14,7 @@ use super::wal::Wal;
 use crate::metrics::Metrics;
 use crate::spool::files::{self, with_suffix};
 use crate::spool::mark::Mark;
-use crate::spool::{SpoolError, losses, schema};
+use crate::spool::{ReconciledUntil, SpoolError, losses, schema};
 
 /// Where deliveries are read from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,12 +91,14 @@ pub(in crate::spool) fn salvage(
     plan: &SalvagePlan,
     mut mark: Option<Mark>,
     metrics: &Metrics,
+    reconciled_until: &ReconciledUntil,
 ) -> Result<File, SpoolError> {
     let saving = with_suffix(path, ".saving");
     files::remove(&saving);
     let log = open_log(path).map_err(SpoolError::at(path))?;
     let new = files::lock_database(&saving)?;
     let to = schema::prepare(&saving)?;
+    let oldest_received_at = mark.and_then(|mark| mark.oldest_received_at);
     let (mut saved, mut lost) = (0, Some(0_u64));
     for sources in plan.spools {
         let mut result = CopyResult::default();
@@ -122,10 +124,13 @@ pub(in crate::spool) fn salvage(
     losses::store(&to)?;
     schema::into_single_file(&to)?;
     drop(to);
-    replace(path, &saving, || files::set_aside(path, path).map(drop)).map_err(SpoolError::at(path))?;
     // The mark belongs to none of the sources: its spool has no file any more, and all its unacked deliveries are lost.
     let absent = mark.map_or(0, |mark| u64::try_from(mark.last_seq - mark.acked_seq).unwrap_or(0));
     let lost = lost.map(|lost| lost + absent);
+    if lost != Some(0) {
+        reconciled_until.set_back(oldest_received_at);
+    }
+    replace(path, &saving, || files::set_aside(path, path).map(drop)).map_err(SpoolError::at(path))?;
     tracing::error!(
         cause = plan.cause,
         saved,

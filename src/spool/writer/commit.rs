@@ -157,6 +157,9 @@ impl Writer {
         }
         // Within the transaction, which already holds the locks that a measurement needs.
         let (usage, positions) = (usage::measure(&transaction)?, StoredPositions::read(&transaction)?);
+        if missing > 0 {
+            self.reconciled_until.set_back(self.status.oldest_received_at);
+        }
         transaction.commit()?;
         losses::count(missing, &self.metrics);
         self.positions = positions;

@@ -26,7 +26,7 @@ use super::reader::WriterChannels;
 use super::recovery::rescue::RescueCopy;
 use super::recovery::sequence::SequenceTable;
 use super::reserve::Reserve;
-use super::{Intake, Seq, SpoolError, SpoolStatus, schema, usage};
+use super::{Intake, ReconciledUntil, Seq, SpoolError, SpoolStatus, schema, usage};
 use crate::config;
 use crate::delivery::RejectReason;
 use crate::metrics::Metrics;
@@ -112,6 +112,8 @@ pub(crate) struct Writer {
     /// The write-ahead log is not emptied before this time, because the last attempt failed.
     reclaim_after: Instant,
     metrics: Arc<Metrics>,
+    /// Set back before a loss is stored.
+    reconciled_until: Arc<ReconciledUntil>,
 }
 
 impl Writer {
@@ -135,6 +137,7 @@ impl Writer {
         channels: Channels,
         settings: &config::Spool,
         metrics: Arc<Metrics>,
+        reconciled_until: Arc<ReconciledUntil>,
     ) -> Result<Self, SpoolError> {
         connection.busy_timeout(settings.lock_timeout)?;
         let identity = schema::identity(&connection)?;
@@ -163,6 +166,7 @@ impl Writer {
             wrote_at: Instant::now(),
             reclaim_after: Instant::now(),
             metrics,
+            reconciled_until,
         };
         writer.apply_usage(&usage);
         let _ = writer.confirm_files();
@@ -303,8 +307,8 @@ impl Writer {
 
     fn write_mark(&self) {
         if let Some(mark) = &self.mark {
-            let SpoolStatus { last_seq, acked_seq, .. } = self.status;
-            mark.write(Mark { identity: self.identity, last_seq, acked_seq });
+            let SpoolStatus { last_seq, acked_seq, oldest_received_at, .. } = self.status;
+            mark.write(Mark { identity: self.identity, last_seq, acked_seq, oldest_received_at });
         }
     }
 }
