@@ -58,8 +58,16 @@ impl Server {
         let client = Client::new(&settings.eachlabs, settings.http.max_body_bytes, metrics.clone())?;
         let own_url = settings.eachlabs.public_url()?.as_ref().map(OwnUrl::new);
         let spool = open_spool(settings.spool.clone(), settings.intake.capacity, metrics.clone()).await?;
-        let Spool { handle: spool, reader, acks, status: spool_status, intake, writer, reconciled_until } =
-            spool;
+        let Spool {
+            handle: spool,
+            reader,
+            acks,
+            status: spool_status,
+            intake,
+            writer,
+            reconciled_until,
+            unverified,
+        } = spool;
         // From here on, nothing fails.
         let [leaving, stop, give_up, end_export] = <[CancellationToken; 4]>::default();
         let credentials = Credentials::new(settings, database.into());
@@ -67,6 +75,10 @@ impl Server {
         let read_connections = settings.admin.read_connections;
         let read_pool = query_pool(settings, database.clone(), "workflow-receiver reading", read_connections);
         let (recorder_health, recording) = watch::channel(RecorderHealth::default());
+        let (is_on, has_key) = (settings.auth.verify_unsigned, client.is_some());
+        let (verification_status, verification) =
+            watch::channel(VerificationStatus { is_on, has_key, ..VerificationStatus::default() });
+        let unverified = UnverifiedLimit::new(settings.verification, unverified, verification_status.clone());
         let shared = Shared {
             settings,
             metrics: metrics.clone(),
@@ -76,7 +88,7 @@ impl Server {
             credentials: credentials.clone(),
             requests: Limiter::new(settings.http.max_requests),
             memory: MemoryBudget::new(settings.http.max_bytes_in_flight),
-            unverified: Arc::new(UnverifiedLimit::new(settings.verification)),
+            unverified: Arc::new(unverified),
             spool: spool.downgrade(),
             spool_status,
             acked: acks.subscribe(),
@@ -90,8 +102,8 @@ impl Server {
         let unverified_stored = Arc::<Notify>::default();
         let (recorder, stuck, numbered) = shared.recorder(acks, recorder_health, unverified_stored.clone());
         let (pruner, retention) = shared.pruner();
-        let (verifier, meter, verification) =
-            shared.verification(client.as_ref(), own_url.clone(), unverified_stored);
+        let (verifier, meter) =
+            shared.verification(client.as_ref(), own_url.clone(), unverified_stored, verification_status);
         let reconciler = client.map(|client| shared.reconciler(client, own_url));
         let observed = Observed {
             spool: shared.spool_status.clone(),
@@ -293,18 +305,16 @@ impl Shared<'_> {
         }
     }
 
-    /// The verifier if the API can be used, the meter of the waiting deliveries, and the status of both. `stored` is notified
-    /// after an unsigned delivery was stored.
+    /// The verifier if the API can be used, and the meter of the waiting deliveries. `stored` is notified after an unsigned
+    /// delivery was stored.
     fn verification(
         &self,
         client: Option<&Client>,
         own_url: Option<OwnUrl>,
         stored: Arc<Notify>,
-    ) -> (Option<Verifier>, UnverifiedMeter, watch::Receiver<VerificationStatus>) {
+        status: watch::Sender<VerificationStatus>,
+    ) -> (Option<Verifier>, UnverifiedMeter) {
         let settings = self.settings;
-        let (is_on, has_key) = (settings.auth.verify_unsigned, client.is_some());
-        let (status, status_rx) =
-            watch::channel(VerificationStatus { is_on, has_key, ..VerificationStatus::default() });
         let meter = UnverifiedMeter {
             pool: self.recording_pool.clone(),
             metrics: self.metrics.clone(),
@@ -337,7 +347,7 @@ impl Shared<'_> {
             stop: self.stop.clone(),
             receiver_id: rand::random(),
         });
-        (verifier, meter, status_rx)
+        (verifier, meter)
     }
 
     fn reconciler(&self, client: Client, own_url: Option<OwnUrl>) -> Arc<Reconciler> {

@@ -58,6 +58,14 @@ pub(crate) use writer::Writer;
 /// A delivery's position in the spool: rises by one with each delivery and is never reused.
 pub(crate) type Seq = i64;
 
+/// The size of deliveries of unsigned webhooks.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct UnverifiedSize {
+    pub(crate) rows: i64,
+    /// Bytes of bodies.
+    pub(crate) bytes: i64,
+}
+
 /// What the writer publishes about the spool.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct SpoolStatus {

@@ -11,8 +11,8 @@ use super::recovery::salvage::{SalvagePlan, salvage};
 use super::recovery::{absorb, adopt, replace};
 use super::writer::Channels;
 use super::{
-    AckHandle, Intake, Reader, ReconciledUntil, SpoolError, SpoolHandle, SpoolStatus, Writer, losses,
-    reserve, schema,
+    AckHandle, Intake, Reader, ReconciledUntil, SpoolError, SpoolHandle, SpoolStatus, UnverifiedSize, Writer,
+    losses, reserve, row, schema,
 };
 use crate::config;
 use crate::metrics::Metrics;
@@ -27,6 +27,8 @@ pub(crate) struct Spool {
     pub(crate) intake: Intake,
     pub(crate) writer: Writer,
     pub(crate) reconciled_until: Arc<ReconciledUntil>,
+    /// The stored deliveries with [`crate::auth::AuthMethod::Unverified`].
+    pub(crate) unverified: UnverifiedSize,
 }
 
 /// Opens or creates the spool in `settings.dir`. Up to `capacity` deliveries wait for the writer. The locks are held until
@@ -73,6 +75,7 @@ pub(crate) fn open(
     // Fails on a full disk. Then the next start reports the same losses again.
     let _ = losses::store(&connection);
     absorb::absorb(&path, &connection, metrics, &reconciled_until)?;
+    let unverified = row::unverified(&connection)?;
     let reader_connection = reader::connect(&path)?;
     let files = OpenFiles::new(dir, Arc::new(directory), Arc::new(database)).map_err(SpoolError::at(dir))?;
     let (files, (to_writer, to_reader)) = (Arc::new(files), reader::channels());
@@ -93,5 +96,5 @@ pub(crate) fn open(
         metrics.clone(),
         reconciled_until.clone(),
     )?;
-    Ok(Spool { handle, reader, acks, status: status_receiver, intake, writer, reconciled_until })
+    Ok(Spool { unverified, handle, reader, acks, status: status_receiver, intake, writer, reconciled_until })
 }
