@@ -90,20 +90,24 @@ impl Recorder {
             }
         }
         self.metrics.quarantine_dropped.inc_by(dropped as u64);
-        if dropped + conflicts_dropped > 0 {
-            self.log_dropped(dropped, conflicts_dropped);
-        }
+        self.count_dropped(dropped, conflicts_dropped);
+        self.log_dropped(false);
         if let Some(oldest) = items.iter().map(RecordItem::received_at).min() {
             self.metrics.batch_recorded(items.len(), oldest);
         }
     }
 
-    /// Logs dropped deliveries at once, and then together, at most every [`LOG_DROPPED_INTERVAL`].
-    fn log_dropped(&self, dropped: usize, conflicts_dropped: usize) {
+    fn count_dropped(&self, dropped: usize, conflicts_dropped: usize) {
         let mut unlogged = self.shared.dropped.lock().unwrap_or_else(PoisonError::into_inner);
         unlogged.quarantined += dropped;
         unlogged.conflicts += conflicts_dropped;
-        if unlogged.logged_at.is_some_and(|at| at.elapsed() < LOG_DROPPED_INTERVAL) {
+    }
+
+    /// Logs dropped deliveries at once, and then together, at most every [`LOG_DROPPED_INTERVAL`], or if no more follow.
+    pub(super) fn log_dropped(&self, is_last: bool) {
+        let mut unlogged = self.shared.dropped.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_early = unlogged.logged_at.is_some_and(|at| at.elapsed() < LOG_DROPPED_INTERVAL);
+        if is_early && !is_last || unlogged.quarantined + unlogged.conflicts == 0 {
             return;
         }
         if unlogged.quarantined > 0 {

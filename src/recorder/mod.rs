@@ -122,6 +122,7 @@ impl Recorder {
             () = self.sequencer.finish() => {}
             () = self.give_up.cancelled() => {}
         }
+        self.log_dropped(true);
         reader.close().await;
         result
     }
@@ -141,6 +142,7 @@ impl Recorder {
                 Poll::Batch(batch, through) => (batch, through),
                 Poll::Idle => {
                     drop(source_guard);
+                    self.log_dropped(false);
                     self.ping().await;
                     continue;
                 }
