@@ -85,6 +85,8 @@ metrics! {
         "Limit of the disk space of the spool (spool.max_bytes)";
     spool_wal [Bytes]: Gauge,
         "Size of the spool's write-ahead log; it grows while another process keeps reading spool.db";
+    spool_set_aside [Bytes]: Gauge,
+        "Size of damaged and other files that are set aside in spool.dir (spool.db.damaged-… and others); it has no limit";
     spool_commit [Seconds]: Histogram = seconds(),
         "Duration of a commit in the spool, fsync included";
     spool_group_rows: Histogram = rows(),
@@ -319,6 +321,7 @@ pub(crate) struct Levels {
     pub(crate) spool_depth: i64,
     pub(crate) spool_bytes: u64,
     pub(crate) spool_wal_bytes: u64,
+    pub(crate) spool_set_aside_bytes: u64,
     pub(crate) spool_oldest_received_at: Option<OffsetDateTime>,
     pub(crate) event_listeners: usize,
     pub(crate) ready: bool,
@@ -479,6 +482,7 @@ impl Metrics {
         self.spool_depth.set(now.spool_depth);
         self.spool_used.set(i64::try_from(now.spool_bytes).unwrap_or(i64::MAX));
         self.spool_wal.set(i64::try_from(now.spool_wal_bytes).unwrap_or(i64::MAX));
+        self.spool_set_aside.set(i64::try_from(now.spool_set_aside_bytes).unwrap_or(i64::MAX));
         self.spool_oldest_age.set(now.spool_oldest_received_at.map_or(0.0, age));
         let mut page = String::new();
         text::encode(&mut page, &self.registry).expect("writing to a string cannot fail");

@@ -45,7 +45,7 @@ pub(crate) fn open(
     let dir = &settings.dir;
     let directory = files::lock_directory(dir)?;
     let path = dir.join(DATABASE);
-    replace::finish(&path).map_err(SpoolError::at(&path))?;
+    replace::finish(&path)?;
     let mut database = files::lock_database(&path)?;
     schema::check_header(&path, &database)?;
     reserve::remove(dir);
@@ -74,7 +74,7 @@ pub(crate) fn open(
     }
     // Fails on a full disk. Then the next start reports the same losses again.
     let _ = losses::store(&connection);
-    absorb::absorb(&path, &connection, metrics, &reconciled_until)?;
+    absorb::absorb(&path, &connection, None, metrics, &reconciled_until)?;
     let unverified = row::unverified(&connection)?;
     let reader_connection = reader::connect(&path)?;
     let files = OpenFiles::new(dir, Arc::new(directory), Arc::new(database)).map_err(SpoolError::at(dir))?;

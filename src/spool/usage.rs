@@ -4,11 +4,13 @@ use std::path::Path;
 
 use rusqlite::{Connection, OptionalExtension};
 use rustix::fs::statvfs;
+use rustix::process::{Resource, getrlimit};
 use time::OffsetDateTime;
 
-use super::Seq;
 use super::recovery::wal;
 use super::row::from_micros;
+use super::{Seq, reserve};
+use crate::config;
 
 /// Minimum free space in bytes. With less, the spool counts as full.
 pub(super) const MIN_FREE: u64 = 64 << 10;
@@ -45,6 +47,22 @@ pub(super) fn wal_bytes(connection: &Connection) -> rusqlite::Result<u64> {
         Ok(frames @ 1..) => wal::HEADER_BYTES + frames * wal::FRAME_BYTES,
         _ => 0,
     })
+}
+
+/// The space that the spool may use: `spool.max_bytes`, or less if the process may not write files of that size (ulimit -f).
+/// Deleting needs space in the write-ahead log.
+pub(super) fn max_bytes(settings: &config::Spool) -> u64 {
+    let limit = getrlimit(Resource::Fsize).current.map(|limit| limit.saturating_sub(reserve::SIZE));
+    match limit.filter(|limit| *limit < settings.max_bytes) {
+        None => settings.max_bytes,
+        Some(limit) => {
+            tracing::warn!(
+                max_bytes = limit,
+                "the limit of file sizes (ulimit -f) is too low for spool.max_bytes: the spool uses less space"
+            );
+            limit
+        }
+    }
 }
 
 /// Whether the disk has less free space than a small delivery needs.

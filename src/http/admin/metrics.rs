@@ -25,6 +25,7 @@ pub(super) async fn metrics(State(admin): State<AdminState>, headers: HeaderMap)
         spool_depth: spool.depth(),
         spool_bytes: spool.bytes,
         spool_wal_bytes: spool.wal_bytes,
+        spool_set_aside_bytes: spool.set_aside_bytes,
         spool_oldest_received_at: spool.oldest_received_at,
         event_listeners: admin.feed.subscribers(),
         ready: health.is_ready(),

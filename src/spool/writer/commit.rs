@@ -90,6 +90,9 @@ impl Writer {
 
     /// Measures whether a delivery could be written, when none was written for a while or the latest was rejected.
     pub(super) fn probe(&mut self) {
+        if self.aside_measured_at.elapsed() >= PROBE_INTERVAL {
+            self.measure_aside();
+        }
         let rejecting = self.status.rejecting.is_some();
         if !rejecting && self.wrote_at.elapsed() < PROBE_INTERVAL {
             return;

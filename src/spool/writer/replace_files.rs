@@ -7,7 +7,7 @@ use rusqlite::config::DbConfig;
 use super::Writer;
 use crate::delivery::RejectReason;
 use crate::spool::files::{DATABASE, FileFault, FileSizes};
-use crate::spool::mark::MarkFile;
+use crate::spool::mark::{Mark, MarkFile};
 use crate::spool::positions::StoredPositions;
 use crate::spool::recovery::absorb;
 use crate::spool::recovery::rescue::{LostSpool, RescuedSpool};
@@ -86,6 +86,7 @@ impl Writer {
             connection,
             files: &self.files,
             identity: self.identity,
+            runs: &self.runs,
             last_seq,
             acked_seq,
             oldest_received_at,
@@ -120,11 +121,18 @@ impl Writer {
         self.min_sizes = FileSizes::default();
         (self.log_end, self.database_numbers) = (None, None);
         self.reserve = Reserve::new(&self.dir);
+        // Written over by the next `write_mark`.
+        let mark_of_other = Mark::read(&self.dir).filter(|mark| *mark != self.current_mark());
         self.mark = MarkFile::open(&self.dir).ok();
         self.identity = schema::identity(&self.connection).unwrap_or_default();
         // A spool of another receiver may have had the name of this one.
-        let absorbed =
-            absorb::absorb(&self.dir.join(DATABASE), &self.connection, &self.metrics, &self.reconciled_until);
+        let absorbed = absorb::absorb(
+            &self.dir.join(DATABASE),
+            &self.connection,
+            mark_of_other,
+            &self.metrics,
+            &self.reconciled_until,
+        );
         if let Err(error) = absorbed.and_then(|()| self.read_last_seq()) {
             tracing::error!(%error, "rescued deliveries cannot be read now: the next start tries again");
         }
@@ -135,6 +143,7 @@ impl Writer {
         if let Ok(usage) = usage::measure(&self.connection) {
             self.apply_usage(&usage);
         }
+        self.measure_aside();
         // A fault is ignored here: the check before the next write finds it again.
         let _ = self.confirm_files();
         self.write_mark();

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Writer;
-use crate::spool::files::FileSizes;
+use crate::spool::files::{self, FileSizes};
 use crate::spool::usage::{MIN_FREE, Usage, measure};
 use crate::spool::{SpoolStatus, Unwritable};
 
@@ -70,6 +70,12 @@ impl Writer {
             Err(error) => tracing::debug!(%error, "spool.db cannot be shrunk yet"),
         }
         let _ = self.confirm_files();
+    }
+
+    /// Measures the files that are set aside. An operator may remove them.
+    pub(super) fn measure_aside(&mut self) {
+        self.aside_measured_at = Instant::now();
+        self.status.set_aside_bytes = files::set_aside_bytes(&self.dir);
     }
 
     pub(super) fn apply_usage(&mut self, usage: &Usage) {
