@@ -28,7 +28,7 @@ use crate::recorder::{self, Recorder, RecorderHealth, Sequencer, StuckStatus};
 use crate::retention::{Pruner, RetentionState};
 use crate::spool::{
     self, AckHandle, BatchLimits, IntakeDepth, ReconciledUntil, Seq, Spool, SpoolHandle, SpoolStatus,
-    WeakSpoolHandle,
+    UnverifiedSize, WeakSpoolHandle,
 };
 use crate::traces::Traces;
 use crate::verification::{
@@ -57,17 +57,8 @@ impl Server {
         let (traces, exporter) = Traces::new(&settings.traces, &metrics)?.unzip();
         let client = Client::new(&settings.eachlabs, settings.http.max_body_bytes, metrics.clone())?;
         let own_url = settings.eachlabs.public_url()?.as_ref().map(OwnUrl::new);
-        let spool = open_spool(settings.spool.clone(), settings.intake.capacity, metrics.clone()).await?;
-        let Spool {
-            handle: spool,
-            reader,
-            acks,
-            status: spool_status,
-            intake,
-            writer,
-            reconciled_until,
-            unverified,
-        } = spool;
+        let opened = open_spool(settings.spool.clone(), settings.intake.capacity, metrics.clone()).await?;
+        let Spool { handle: spool, reader, acks, status: spool_status, intake, writer, .. } = opened;
         // From here on, nothing fails.
         let [leaving, stop, give_up, end_export] = <[CancellationToken; 4]>::default();
         let credentials = Credentials::new(settings, database.into());
@@ -75,10 +66,6 @@ impl Server {
         let read_connections = settings.admin.read_connections;
         let read_pool = query_pool(settings, database.clone(), "workflow-receiver reading", read_connections);
         let (recorder_health, recording) = watch::channel(RecorderHealth::default());
-        let (is_on, has_key) = (settings.auth.verify_unsigned, client.is_some());
-        let (verification_status, verification) =
-            watch::channel(VerificationStatus { is_on, has_key, ..VerificationStatus::default() });
-        let unverified = UnverifiedLimit::new(settings.verification, unverified, verification_status.clone());
         let shared = Shared {
             settings,
             metrics: metrics.clone(),
@@ -88,7 +75,7 @@ impl Server {
             credentials: credentials.clone(),
             requests: Limiter::new(settings.http.max_requests),
             memory: MemoryBudget::new(settings.http.max_bytes_in_flight),
-            unverified: Arc::new(unverified),
+            unverified: Arc::new(unverified_limit(settings, opened.unverified, client.is_some())),
             spool: spool.downgrade(),
             spool_status,
             acked: acks.subscribe(),
@@ -102,8 +89,7 @@ impl Server {
         let unverified_stored = Arc::<Notify>::default();
         let (recorder, stuck, numbered) = shared.recorder(acks, recorder_health, unverified_stored.clone());
         let (pruner, retention) = shared.pruner();
-        let (verifier, meter) =
-            shared.verification(client.as_ref(), own_url.clone(), unverified_stored, verification_status);
+        let (verifier, meter) = shared.verification(client.as_ref(), own_url.clone(), unverified_stored);
         let reconciler = client.map(|client| shared.reconciler(client, own_url));
         let observed = Observed {
             spool: shared.spool_status.clone(),
@@ -112,14 +98,14 @@ impl Server {
             recording: shared.recording.clone(),
             stuck,
             retention,
-            verification,
+            verification: shared.unverified.status.subscribe(),
         };
         let pool = query_pool(settings, database, "workflow-receiver health", 1);
         let (health, mut background_tasks) =
             Monitor::start(settings, pool, metrics.clone(), observed, leaving.clone());
         let background = reconciler.clone().filter(|_| settings.reconcile.enabled);
-        let background =
-            background.map(|reconciler| shared.background(reconciler, reconciled_until, health.clone()));
+        let background = background
+            .map(|reconciler| shared.background(reconciler, opened.reconciled_until, health.clone()));
         let feed = Feed::new(shared.read_pool.clone());
         let admin = shared.admin(webhook_address, spool.depth(), health.clone(), feed.clone(), reconciler);
         let public_health = settings.http.health.then_some(health);
@@ -312,9 +298,8 @@ impl Shared<'_> {
         client: Option<&Client>,
         own_url: Option<OwnUrl>,
         stored: Arc<Notify>,
-        status: watch::Sender<VerificationStatus>,
     ) -> (Option<Verifier>, UnverifiedMeter) {
-        let settings = self.settings;
+        let (settings, status) = (self.settings, self.unverified.status.clone());
         let meter = UnverifiedMeter {
             pool: self.recording_pool.clone(),
             metrics: self.metrics.clone(),
@@ -382,6 +367,13 @@ impl Shared<'_> {
             gap: Gap::default(),
         }
     }
+}
+
+/// `has_key`: the API can be used.
+fn unverified_limit(settings: &Settings, spooled: UnverifiedSize, has_key: bool) -> UnverifiedLimit {
+    let is_on = settings.auth.verify_unsigned;
+    let status = VerificationStatus { is_on, has_key, ..VerificationStatus::default() };
+    UnverifiedLimit::new(settings.verification, spooled, watch::Sender::new(status))
 }
 
 /// The metrics, with a series for each retention target from the start.

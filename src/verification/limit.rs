@@ -14,7 +14,7 @@ use crate::spool::UnverifiedSize;
 pub(crate) struct UnverifiedLimit {
     limits: config::Verification,
     state: Mutex<State>,
-    status: watch::Sender<VerificationStatus>,
+    pub(crate) status: watch::Sender<VerificationStatus>,
 }
 
 /// The limits apply to the sum of the three sizes. A delivery can be counted twice: in the table, and in `earlier` or `later`.

@@ -372,7 +372,8 @@ async fn a_spool_that_appears_in_the_middle_of_a_replacement_is_recorded() {
 /// A start on these files would count the same losses.
 #[tokio::test(flavor = "multi_thread")]
 async fn losses_of_a_spool_that_appears_in_the_directory_are_counted() {
-    let losses: [(&str, fn(&Path)); 4] = [
+    type Loss = (&'static str, fn(&Path));
+    let losses: [Loss; 4] = [
         ("without its log", |volume| fs::remove_file(volume.join("spool.db-wal")).unwrap()),
         ("with half of its log", |volume| {
             let log = volume.join("spool.db-wal");

@@ -260,11 +260,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_start_that_counts_lost_deliveries_sets_reconciled_until_back() {
-        let losses: [(&str, fn(&Path)); 3] = [
+        let losses: [Accident; 3] = [
             ("all files except the mark", |dir| {
-                ["spool.db", "spool.db-wal", "spool.db-shm"]
-                    .iter()
-                    .for_each(|name| fs::remove_file(dir.join(name)).unwrap());
+                for name in ["spool.db", "spool.db-wal", "spool.db-shm"] {
+                    fs::remove_file(dir.join(name)).unwrap();
+                }
             }),
             ("the log", |dir| fs::remove_file(dir.join("spool.db-wal")).unwrap()),
             ("the database", |dir| fs::write(dir.join("spool.db"), "damaged").unwrap()),
