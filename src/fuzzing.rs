@@ -79,7 +79,11 @@ impl FuzzServer {
             long_references: crate::logging::LineLimit::default(),
             secret_references: crate::logging::LineLimit::default(),
             traces: None,
-            unverified: Arc::new(UnverifiedLimit::new(settings.verification)),
+            unverified: Arc::new(UnverifiedLimit::new(
+                settings.verification,
+                crate::spool::UnverifiedSize::default(),
+                tokio::sync::watch::Sender::default(),
+            )),
         };
         let routes = http::webhook_router(state, None);
         let limits = ConnectionLimits {

@@ -85,6 +85,8 @@ metrics! {
         "Limit of the disk space of the spool (spool.max_bytes)";
     spool_wal [Bytes]: Gauge,
         "Size of the spool's write-ahead log; it grows while another process keeps reading spool.db";
+    spool_set_aside [Bytes]: Gauge,
+        "Size of damaged and other files that are set aside in spool.dir (spool.db.damaged-… and others); it has no limit";
     spool_commit [Seconds]: Histogram = seconds(),
         "Duration of a commit in the spool, fsync included";
     spool_group_rows: Histogram = rows(),

@@ -8,7 +8,7 @@ use super::CommandError;
 use super::output::{Output, note};
 use super::table::{Column, number, or_empty, text, timestamp};
 use crate::config::Settings;
-use crate::spool::{Inspector, ListedDelivery};
+use crate::spool::{Inspector, ListedDelivery, set_aside_bytes};
 
 /// Deliveries per read of the spool.
 const PAGE: usize = 100;
@@ -57,7 +57,16 @@ impl Spool {
     pub(crate) fn run(&self, settings: &Settings) -> Result<(), CommandError> {
         let spool = Inspector::open(&settings.spool.dir)?;
         match self {
-            Self::List(list) => list.run(&spool),
+            Self::List(list) => {
+                list.run(&spool)?;
+                let bytes = set_aside_bytes(&settings.spool.dir);
+                if bytes > 0 && !list.json {
+                    note(&format!(
+                        "Files that are set aside (spool.db.damaged-… and others): {bytes} bytes. See docs/operating.md."
+                    ));
+                }
+                Ok(())
+            }
             Self::Show { seq } => {
                 let absent = || format!("the spool has no delivery {seq}: it may be recorded already");
                 let body = spool.body(*seq)?.ok_or_else(absent)?;

@@ -136,10 +136,10 @@ fn counts_sentence(counts: &Counts) -> String {
 
 /// Empty for an empty quarantine.
 fn quarantine_sentence(usage: &QuarantineUsage, limits: config::Quarantine) -> String {
-    let &QuarantineUsage { bodies, acknowledged, refused_bytes } = usage;
+    let &QuarantineUsage { bodies, acknowledged, rejected_bytes } = usage;
     let rejected = bodies - acknowledged;
     let percent = |used: i64, limit: i64| used.saturating_mul(100) / limit.max(1);
-    let used = percent(rejected, limits.max_rows).max(percent(refused_bytes, limits.max_bytes));
+    let used = percent(rejected, limits.max_rows).max(percent(rejected_bytes, limits.max_bytes));
     let mut parts = Vec::new();
     if acknowledged > 0 {
         parts.push(format!("{} answered 200", counted(acknowledged, "webhook", "webhooks")));

@@ -62,30 +62,40 @@ impl Numbering {
                    SELECT batch_id, last + sum(size) OVER (ORDER BY batch_id) AS last_change
                    FROM unnumbered
                    CROSS JOIN (SELECT coalesce(max(last_change), 0) AS last FROM change_batches) AS previous
+               ),
+               updated AS (
+                   UPDATE change_batches AS b SET last_change = n.last_change
+                   FROM numbered AS n
+                   WHERE b.batch_id = n.batch_id
+                   RETURNING b.batch_id
                )
-               UPDATE change_batches AS b SET last_change = n.last_change
-               FROM numbered AS n
-               WHERE b.batch_id = n.batch_id
-               RETURNING b.batch_id,
+               SELECT
+                   count(*) AS "batches!",
+                   (SELECT count(*) FROM unnumbered) AS "unnumbered!",
+                   max(batch_id) AS last_batch,
                    pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS "oldest_transaction!",
-                   pg_current_xact_id()::text::bigint AS "transaction!""#,
+                   pg_current_xact_id_if_assigned()::text::bigint AS transaction
+               FROM updated"#,
             self.floor,
             MAX_BATCHES
         );
-        let numbered = numbered.fetch_all(&mut transaction).await?;
+        let numbered = numbered.fetch_one(&mut transaction).await?;
+        if numbered.batches < numbered.unnumbered {
+            return Err(DbError::suppressed("change_batches"));
+        }
         transaction.commit().await?;
-        let is_full = i64::try_from(numbered.len()).is_ok_and(|batches| batches == MAX_BATCHES);
-        let Some(last) = numbered.into_iter().max_by_key(|row| row.batch_id) else {
+        let (Some(last_batch), Some(id)) = (numbered.last_batch, numbered.transaction) else {
             return Ok(Numbered::All);
         };
         // The batches up to `floor` were visible to this transaction, which numbers in the order of batch_id.
-        let is_reached = |next: &mut (i64, i64)| last.oldest_transaction >= next.1 && last.batch_id >= next.0;
+        let is_reached =
+            |next: &mut (i64, i64)| numbered.oldest_transaction >= next.1 && last_batch >= next.0;
         if let Some((floor, _)) = self.next_floor.take_if(is_reached) {
             self.floor = floor;
         }
         // A transaction that records gets its id with its first write, before it inserts a batch. So every transaction with a
-        // batch_id up to `last.batch_id` has a lower id than `last.transaction`.
-        self.next_floor.get_or_insert((last.batch_id, last.transaction));
-        Ok(if is_full { Numbered::MaybeMore } else { Numbered::All })
+        // batch_id up to `last_batch` has a lower id than `id`.
+        self.next_floor.get_or_insert((last_batch, id));
+        Ok(if numbered.batches == MAX_BATCHES { Numbered::MaybeMore } else { Numbered::All })
     }
 }

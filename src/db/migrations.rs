@@ -3,9 +3,10 @@
 //! Each migration is one transaction. The table `_sqlx_migrations` has the form that sqlx's own tool reads. sqlx's runner
 //! is not used: its lock and its prepared statements stay in the session.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use sqlx::migrate::{Migration, Migrator};
+use tokio::time::timeout;
 
 use super::transaction::{Transaction, TransactionSettings};
 use super::{DbConnection, DbError};
@@ -20,18 +21,19 @@ struct Applied {
 }
 
 impl DbConnection {
-    /// Whether a migration is missing, within the time limits of the connection. A schema of a newer version is left as it is:
-    /// it still works with this binary.
-    pub(crate) async fn needs_migration(&mut self) -> Result<bool, DbError> {
-        let applied = self.transact(applied).await?;
-        Ok(next(&applied)?.is_some())
-    }
-
-    /// Applies the missing migrations, without a time limit. If several receivers start at once, one migrates and the others
-    /// wait.
-    pub(crate) async fn migrate(&mut self) -> Result<(), DbError> {
-        while self.migrate_once().await? {}
-        Ok(())
+    /// Applies the missing migrations. If several receivers start at once, one migrates and the others wait. `check_limit` is
+    /// the time limit of the check whether one is missing, `limit` that of the migrations. A schema of a newer version is left
+    /// as it is: it still works with this binary.
+    pub(crate) async fn migrate(&mut self, check_limit: Duration, limit: Duration) -> Result<(), DbError> {
+        let applied = timeout(check_limit, self.transact(applied)).await.unwrap_or(Err(DbError::TimedOut))?;
+        if next(&applied)?.is_none() {
+            return Ok(());
+        }
+        let migrate = async {
+            while self.migrate_once().await? {}
+            Ok(())
+        };
+        timeout(limit, migrate).await.unwrap_or(Err(DbError::TimedOut))
     }
 
     /// Applies the next migration. Returns false if there is none.

@@ -150,13 +150,8 @@ impl DbConnection {
 /// The error says what to do.
 pub async fn migrate(database: &Database) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let mut connection = DbConnection::for_command(database).await?;
-    let migrate = async {
-        if connection.needs_migration().await? {
-            connection.migrate().await?;
-        }
-        Ok::<_, DbError>(())
-    };
-    Ok(migrate.await.map_err(DbError::without_row_blame)?)
+    let migrated = connection.migrate(Duration::MAX, Duration::MAX).await;
+    Ok(migrated.map_err(DbError::without_row_blame)?)
 }
 
 /// Creates the database named in `options`, if it does not exist.

@@ -154,10 +154,7 @@ impl ConnectionPool {
         let mut connection = DbConnection::connect(&self.database, name, settings).await?;
         // For each new connection, because it may lead to another database.
         if matches!(self.session, Session::Recording { migrate: true }) {
-            let missing = timeout(self.statement_timeout, connection.needs_migration()).await;
-            if missing.unwrap_or(Err(DbError::TimedOut))? {
-                timeout(MIGRATE_TIMEOUT, connection.migrate()).await.unwrap_or(Err(DbError::TimedOut))?;
-            }
+            connection.migrate(self.statement_timeout, MIGRATE_TIMEOUT).await?;
         }
         Ok(connection)
     }

@@ -39,6 +39,8 @@ pub(crate) struct SpoolHealth {
     pub(crate) used_bytes: u64,
     /// Allowed disk space: `spool.max_bytes`.
     pub(crate) max_bytes: u64,
+    /// Size of the files that are set aside (`spool.db.damaged-…` and others). It has no limit.
+    pub(crate) set_aside_bytes: u64,
 }
 
 impl SpoolHealth {
@@ -173,7 +175,13 @@ impl Measurements {
         if state != "ok" {
             problems.push(detail.clone());
         }
-        SpoolHealth { state, detail, used_bytes: self.spool.bytes, max_bytes: self.max_bytes }
+        SpoolHealth {
+            state,
+            detail,
+            used_bytes: self.spool.bytes,
+            max_bytes: self.max_bytes,
+            set_aside_bytes: self.spool.set_aside_bytes,
+        }
     }
 
     fn database_health(&self, problems: &mut Vec<String>) -> DatabaseHealth {

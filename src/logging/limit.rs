@@ -31,15 +31,27 @@ impl LineLimit {
 
     /// Counts events. If a line may be logged now, returns the number of events since the last line.
     pub(crate) fn count(&self, events: u64) -> Option<u64> {
-        if events == 0 {
-            return None;
-        }
+        self.add(events);
+        self.due()
+    }
+
+    /// Counts events for a later line.
+    pub(crate) fn add(&self, events: u64) {
+        self.state.lock().events += events;
+    }
+
+    /// If there are events since the last line and a line may be logged now, returns their number.
+    pub(crate) fn due(&self) -> Option<u64> {
         let mut state = self.state.lock();
-        state.events += events;
-        if state.logged_at.is_some_and(|at| at.elapsed() < self.interval) {
+        if state.events == 0 || state.logged_at.is_some_and(|at| at.elapsed() < self.interval) {
             return None;
         }
         state.logged_at = Some(Instant::now());
         Some(std::mem::take(&mut state.events))
+    }
+
+    /// The number of events since the last line, if there are any, without waiting for the interval.
+    pub(crate) fn rest(&self) -> Option<u64> {
+        Some(std::mem::take(&mut self.state.lock().events)).filter(|events| *events > 0)
     }
 }

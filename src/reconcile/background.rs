@@ -10,11 +10,11 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::events::Counts;
-use super::reconciled_until::ReconciledUntil;
 use super::reconciler::{ReconcileError, Reconciler};
 use super::run::Scope;
 use crate::config;
 use crate::health::Monitor;
+use crate::spool::{Losses, ReconciledUntil};
 
 /// How often readiness is checked.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
@@ -31,7 +31,7 @@ const ROUND: i64 = 500;
 pub(crate) struct Background {
     pub(crate) reconciler: Arc<Reconciler>,
     pub(crate) settings: config::Reconcile,
-    pub(crate) reconciled_until: ReconciledUntil,
+    pub(crate) reconciled_until: Arc<ReconciledUntil>,
     /// The latest write of `reconciled_until`.
     pub(crate) storing: Mutex<Option<JoinHandle<()>>>,
     pub(crate) health: Monitor,
@@ -44,17 +44,18 @@ pub(crate) struct Background {
 pub(crate) struct Gap {
     /// The begin; `None` when there is no gap.
     since: Option<OffsetDateTime>,
-    /// The first interruption since the latest comparison began: when the receiver was last ready before it.
+    /// The begin of the first interruption since the latest comparison began.
     interrupted: Option<OffsetDateTime>,
     /// Whether the latest check found that the receiver is not ready, or that webhooks were answered 503.
     is_growing: bool,
 }
 
 impl Gap {
-    /// The receiver is not ready. It was last ready at `ready_at`.
-    fn interrupt(&mut self, ready_at: OffsetDateTime) {
-        self.since.get_or_insert(ready_at);
-        self.interrupted.get_or_insert(ready_at);
+    /// Webhooks since this time may be missing: the receiver was last ready then, or its spool has lost later deliveries.
+    fn interrupt(&mut self, since: OffsetDateTime) {
+        for begin in [&mut self.since, &mut self.interrupted] {
+            *begin = Some(begin.map_or(since, |earlier| earlier.min(since)));
+        }
     }
 
     /// A comparison begins. Returns the begin of the gap.
@@ -93,11 +94,12 @@ impl Background {
             let before = std::mem::replace(&mut rejected, metrics.answered_503());
             let accepts_all = self.health.health().is_ready() && rejected == before;
             self.gap.lock().is_growing = !accepts_all;
+            let losses = self.take_losses();
             if accepts_all {
                 ready_at = Some(now);
                 let is_due = stored_at.is_none_or(|at| now - at >= STORE_INTERVAL || now < at);
                 if is_due && self.gap.lock().since.is_none() {
-                    self.store(now);
+                    self.store(now, losses);
                     stored_at = Some(now);
                 }
             } else if let Some(ready_at) = ready_at {
@@ -107,15 +109,24 @@ impl Background {
         }
     }
 
+    /// Adds the deliveries that the spool has lost to the gap.
+    fn take_losses(&self) -> Losses {
+        let losses = self.reconciled_until.take_losses();
+        if let Some(since) = losses.since {
+            self.gap.lock().interrupt(since);
+        }
+        losses
+    }
+
     /// Does not wait for the disk. While the disk hangs, no further write begins.
-    fn store(&self, time: OffsetDateTime) {
+    fn store(&self, time: OffsetDateTime, losses: Losses) {
         let mut storing = self.storing.lock();
         if storing.as_ref().is_some_and(|write| !write.is_finished()) {
             return;
         }
         let file = self.reconciled_until.clone();
         *storing = Some(spawn_blocking(move || {
-            if let Err(error) = file.write(time) {
+            if let Err(error) = file.advance(time, losses) {
                 tracing::debug!("reconciled-until cannot be written: {error}");
             }
         }));
@@ -174,8 +185,9 @@ impl Background {
         tracing::info!(%since, "webhooks may have been missed: comparing with each::labs");
         let (counts, result) = self.reconciler.run(&Scope::Since(since - MARGIN), false, None).await;
         result?;
+        let losses = self.take_losses();
         let until = self.gap.lock().close(begun);
-        self.store(until);
+        self.store(until, losses);
         log(&counts, "the comparison with each::labs is complete");
         Ok(())
     }

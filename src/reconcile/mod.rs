@@ -11,13 +11,11 @@ mod comparison;
 mod delivery_log;
 mod events;
 mod lists;
-mod reconciled_until;
 mod reconciler;
 mod run;
 mod single;
 
 pub(crate) use background::Background;
 pub(crate) use events::{Counts, Event};
-pub(crate) use reconciled_until::ReconciledUntil;
 pub(crate) use reconciler::Reconciler;
 pub(crate) use run::Scope;

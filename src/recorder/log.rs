@@ -9,6 +9,7 @@ use tracing::field::display;
 use super::{Recorder, RecorderHealth};
 use crate::db::{DbError, RecordItem};
 use crate::delivery::Disposition;
+use crate::logging::LineLimit;
 
 impl Recorder {
     /// Reports that a transaction succeeded. Health stays `Failing` while another worker fails.
@@ -85,20 +86,28 @@ impl Recorder {
             }
         }
         self.metrics.quarantine_dropped.inc_by(dropped);
-        if let Some(dropped) = self.shared.quarantine_dropped.count(dropped) {
+        self.shared.quarantine_dropped.add(dropped);
+        self.shared.conflicts_dropped.add(conflicts_dropped);
+        self.log_dropped(LineLimit::due);
+        if let Some(oldest) = items.iter().map(|item| item.delivery().received_at).min() {
+            self.metrics.batch_recorded(items.len(), oldest);
+        }
+    }
+
+    /// Logs dropped deliveries at once, and then together: `number` chooses [`LineLimit::due`], or [`LineLimit::rest`] if no
+    /// more follow.
+    pub(super) fn log_dropped(&self, number: impl Fn(&LineLimit) -> Option<u64>) {
+        if let Some(dropped) = number(&self.shared.quarantine_dropped) {
             tracing::error!(
                 dropped,
                 "the quarantine is full, or PostgreSQL refuses the rows: webhooks answered 422 are counted, but not stored"
             );
         }
-        if let Some(dropped) = self.shared.conflicts_dropped.count(conflicts_dropped) {
+        if let Some(dropped) = number(&self.shared.conflicts_dropped) {
             tracing::error!(
                 dropped,
                 "an execution has reached a limit of conflicts.*: its further conflicts are counted, but not stored"
             );
-        }
-        if let Some(oldest) = items.iter().map(|item| item.delivery().received_at).min() {
-            self.metrics.batch_recorded(items.len(), oldest);
         }
     }
 }

@@ -131,6 +131,7 @@ impl Recorder {
             () = self.sequencer.finish() => {}
             () = self.give_up.cancelled() => {}
         }
+        self.log_dropped(LineLimit::rest);
         reader.close().await;
         result
     }
@@ -150,6 +151,7 @@ impl Recorder {
                 Poll::Batch(batch, through) => (batch, through),
                 Poll::Idle => {
                     drop(source_guard);
+                    self.log_dropped(LineLimit::due);
                     self.ping().await;
                     continue;
                 }

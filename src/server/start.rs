@@ -23,10 +23,13 @@ use crate::http::{self, AdminState, Feed, Limiter, PortShutdown, WebhookState};
 use crate::logging::LineLimit;
 use crate::memory::MemoryBudget;
 use crate::metrics::{Metrics, Port};
-use crate::reconcile::{Background, ReconciledUntil, Reconciler};
+use crate::reconcile::{Background, Reconciler};
 use crate::recorder::{self, Recorder, RecorderHealth, RecorderView, Sequencer, StuckStatus};
 use crate::retention::{Pruner, RetentionState};
-use crate::spool::{self, AckHandle, BatchLimits, IntakeDepth, Spool, SpoolHandle, WeakSpoolHandle};
+use crate::spool::{
+    self, AckHandle, BatchLimits, IntakeDepth, ReconciledUntil, Spool, SpoolHandle, UnverifiedSize,
+    WeakSpoolHandle,
+};
 use crate::traces::Traces;
 use crate::verification::{
     Checker, PredictionSearch, UnverifiedLimit, UnverifiedMeter, VerificationStatus, Verifier,
@@ -54,8 +57,8 @@ impl Server {
         let (traces, exporter) = Traces::new(&settings.traces, &metrics)?.unzip();
         let client = Client::new(&settings.eachlabs, settings.http.max_body_bytes, metrics.clone())?;
         let own_url = settings.eachlabs.public_url()?.as_ref().map(OwnUrl::new);
-        let spool = open_spool(settings.spool.clone(), settings.intake.capacity, metrics.clone()).await?;
-        let Spool { is_new, handle: spool, reader, acks, status: spool_status, intake, writer } = spool;
+        let opened = open_spool(settings.spool.clone(), settings.intake.capacity, metrics.clone()).await?;
+        let Spool { handle: spool, reader, acks, status: spool_status, intake, writer, .. } = opened;
         // From here on, nothing fails.
         let [leaving, stop, give_up, end_export] = <[CancellationToken; 4]>::default();
         let credentials = Credentials::new(settings, database.into());
@@ -73,7 +76,7 @@ impl Server {
             credentials: credentials.clone(),
             requests: Limiter::new(settings.http.max_requests),
             memory: MemoryBudget::new(settings.http.max_bytes_in_flight),
-            unverified: Arc::new(UnverifiedLimit::new(settings.verification)),
+            unverified: Arc::new(unverified_limit(settings, opened.unverified, client.is_some())),
             spool: spool.downgrade(),
             stop: stop.clone(),
             give_up: give_up.clone(),
@@ -84,21 +87,21 @@ impl Server {
         let unverified_stored = Arc::<Notify>::default();
         let (recorder, stuck, numbered) = shared.recorder(acks, recorder_health, unverified_stored.clone());
         let (pruner, retention) = shared.pruner();
-        let (verifier, meter, verification) =
-            shared.verification(client.as_ref(), own_url.clone(), unverified_stored);
+        let (verifier, meter) = shared.verification(client.as_ref(), own_url.clone(), unverified_stored);
         let reconciler = client.map(|client| shared.reconciler(client, own_url));
         let observed = Observed {
             recorder: shared.recorder.clone(),
             intake: intake.clone(),
             stuck,
             retention,
-            verification,
+            verification: shared.unverified.status.subscribe(),
         };
         let pool = query_pool(settings, database, "workflow-receiver health", 1);
         let (health, mut background_tasks) =
             Monitor::start(settings, pool, metrics.clone(), observed, leaving.clone());
         let background = reconciler.clone().filter(|_| settings.reconcile.enabled);
-        let background = background.map(|reconciler| shared.background(reconciler, is_new, health.clone()));
+        let background = background
+            .map(|reconciler| shared.background(reconciler, opened.reconciled_until, health.clone()));
         let feed = Feed::new(shared.read_pool.clone());
         let admin = shared.admin(webhook_address, spool.depth(), health.clone(), feed.clone(), reconciler);
         let public_health = settings.http.health.then_some(health);
@@ -266,18 +269,15 @@ impl Shared<'_> {
         (pruner, state_rx)
     }
 
-    /// The verifier if the API can be used, the meter of the waiting deliveries, and the status of both. `stored` is notified
-    /// after an unsigned delivery was stored.
+    /// The verifier if the API can be used, and the meter of the waiting deliveries. `stored` is notified after an unsigned
+    /// delivery was stored.
     fn verification(
         &self,
         client: Option<&Client>,
         own_url: Option<OwnUrl>,
         stored: Arc<Notify>,
-    ) -> (Option<Verifier>, UnverifiedMeter, watch::Receiver<VerificationStatus>) {
-        let settings = self.settings;
-        let (is_on, has_key) = (settings.auth.verify_unsigned, client.is_some());
-        let (status, status_rx) =
-            watch::channel(VerificationStatus { is_on, has_key, ..VerificationStatus::default() });
+    ) -> (Option<Verifier>, UnverifiedMeter) {
+        let (settings, status) = (self.settings, self.unverified.status.clone());
         let meter = UnverifiedMeter {
             pool: self.recording_pool.clone(),
             recorder: self.recorder.clone(),
@@ -308,7 +308,7 @@ impl Shared<'_> {
             stop: self.stop.clone(),
             receiver_id: rand::random(),
         });
-        (verifier, meter, status_rx)
+        (verifier, meter)
     }
 
     fn reconciler(&self, client: Client, own_url: Option<OwnUrl>) -> Arc<Reconciler> {
@@ -325,18 +325,29 @@ impl Shared<'_> {
         })
     }
 
-    /// `is_new`: the spool was created by this start.
-    fn background(&self, reconciler: Arc<Reconciler>, is_new: bool, health: Monitor) -> Background {
+    fn background(
+        &self,
+        reconciler: Arc<Reconciler>,
+        reconciled_until: Arc<ReconciledUntil>,
+        health: Monitor,
+    ) -> Background {
         Background {
             reconciler,
             settings: self.settings.reconcile,
-            reconciled_until: ReconciledUntil::new(&self.settings.spool.dir, is_new),
+            reconciled_until,
             storing: parking_lot::Mutex::default(),
             health,
             stop: self.stop.clone(),
             gap: parking_lot::Mutex::default(),
         }
     }
+}
+
+/// `has_key`: the API can be used.
+fn unverified_limit(settings: &Settings, spooled: UnverifiedSize, has_key: bool) -> UnverifiedLimit {
+    let is_on = settings.auth.verify_unsigned;
+    let status = VerificationStatus { is_on, has_key, ..VerificationStatus::default() };
+    UnverifiedLimit::new(settings.verification, spooled, watch::Sender::new(status))
 }
 
 /// The metrics, with a series for each retention target from the start.

@@ -6,8 +6,9 @@
 
 #[cfg(test)]
 use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
-use std::io;
+use std::io::{self, BufRead, BufReader};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,8 +20,12 @@ use super::recovery::sequence::SequenceTable;
 
 /// The database. SQLite puts the write-ahead log and its index (`-shm`) beside it.
 pub(super) const DATABASE: &str = "spool.db";
-/// The kind in the names of files whose deliveries are added to the spool.
+/// The kinds in the names of files that are not the spool: its deliveries are added to the spool, …
 pub(super) const RESCUED: &str = "rescued";
+/// … it is damaged, or replaced by a copy of its deliveries, …
+pub(super) const DAMAGED: &str = "damaged";
+/// … it had the name of a file of the spool.
+pub(super) const FOREIGN: &str = "foreign";
 /// The first bytes of every database.
 pub(super) const MAGIC: &[u8; 16] = b"SQLite format 3\0";
 const NAMES: [&str; 3] = [DATABASE, "spool.db-wal", "spool.db-shm"];
@@ -292,7 +297,7 @@ pub(super) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 const SUFFIXES: [&str; 4] = ["-wal", "-shm", "-journal", ""];
 
 /// The name of a database without the suffix of one of its files.
-pub(super) fn without_suffix(name: &str) -> &str {
+fn without_suffix(name: &str) -> &str {
     SUFFIXES[..3].iter().find_map(|suffix| name.strip_suffix(suffix)).unwrap_or(name)
 }
 
@@ -345,10 +350,70 @@ pub(super) fn free_name(path: &Path, kind: &str) -> PathBuf {
 /// Renames the database `path` to `BASE.damaged-N`, so that nothing overwrites or deletes it. Removes empty files, and the
 /// index, which SQLite can rebuild. Returns the new name.
 pub(super) fn set_aside(path: &Path, base: &Path) -> io::Result<PathBuf> {
-    let aside = free_name(base, "damaged");
+    let aside = free_name(base, DAMAGED);
     rename(path, |suffix| {
         let empty = fs::metadata(with_suffix(path, suffix)).is_ok_and(|file| file.len() == 0);
         (suffix != "-shm" && !empty).then(|| aside.clone())
     })?;
-    Ok(aside)
+    Ok(keep_once(aside, base))
+}
+
+/// Removes the files that were just set aside as `aside` if equal ones were set aside before. Returns the name of those that
+/// are left.
+pub(super) fn keep_once(aside: PathBuf, base: &Path) -> PathBuf {
+    let kinds = [DAMAGED, FOREIGN].into_iter().filter_map(|kind| of_kind(base, kind).ok());
+    let equal = kinds.flatten().find(|earlier| {
+        let is_equal = |suffix: &&str| is_equal(&with_suffix(&aside, suffix), &with_suffix(earlier, suffix));
+        *earlier != aside && SUFFIXES.iter().all(|suffix| is_equal(suffix).unwrap_or(false))
+    });
+    let Some(earlier) = equal else { return aside };
+    tracing::warn!(aside = %earlier.display(), "an equal file was set aside before: it is kept once");
+    remove(&aside);
+    earlier
+}
+
+/// Whether both files are missing, or have the same contents.
+fn is_equal(one: &Path, other: &Path) -> io::Result<bool> {
+    let open = |path: &Path| match File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        opened => opened.map(Some),
+    };
+    let (Some(one), Some(other)) = (open(one)?, open(other)?) else {
+        return Ok(!one.exists() && !other.exists());
+    };
+    if one.metadata()?.len() != other.metadata()?.len() {
+        return Ok(false);
+    }
+    let (mut one, mut other) = (BufReader::new(one), BufReader::new(other));
+    loop {
+        let (left, right) = (one.fill_buf()?, other.fill_buf()?);
+        let bytes = left.len().min(right.len());
+        if bytes == 0 || left[..bytes] != right[..bytes] {
+            return Ok(left.is_empty() && right.is_empty());
+        }
+        one.consume(bytes);
+        other.consume(bytes);
+    }
+}
+
+/// The databases beside the spool at `path` whose names are of this kind, oldest first.
+pub(super) fn of_kind(path: &Path, kind: &str) -> io::Result<BTreeSet<PathBuf>> {
+    let prefix = format!("{DATABASE}.{kind}-");
+    let mut found = BTreeSet::new();
+    for entry in fs::read_dir(path.parent().unwrap_or(Path::new(".")))? {
+        let name = entry?.file_name();
+        let number = name.to_str().and_then(|name| without_suffix(name).strip_prefix(&prefix));
+        if let Some(number) = number.filter(|number| number.parse::<u64>().is_ok()) {
+            found.insert(with_suffix(path, &format!(".{kind}-{number}")));
+        }
+    }
+    Ok(found)
+}
+
+/// The size of the files in `dir` that are beside the spool: damaged, foreign, and rescued ones.
+pub(crate) fn set_aside_bytes(dir: &Path) -> u64 {
+    let prefix = format!("{DATABASE}.");
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    let beside = entries.filter(|entry| entry.file_name().as_encoded_bytes().starts_with(prefix.as_bytes()));
+    beside.filter_map(|entry| entry.metadata().ok()).map(|metadata| metadata.len()).sum()
 }

@@ -6,7 +6,7 @@ use rusqlite::{Connection, OptionalExtension};
 
 use super::mark::Mark;
 use super::schema::has_identity;
-use super::{Seq, SpoolError};
+use super::{ReconciledUntil, Seq, SpoolError};
 use crate::metrics::Metrics;
 
 /// The last number given to a delivery. (`max` of two values is `NULL` when one of them is.)
@@ -47,6 +47,7 @@ pub(super) fn report(
     connection: &Connection,
     mark: Option<Mark>,
     metrics: &Metrics,
+    reconciled_until: &ReconciledUntil,
 ) -> Result<(), SpoolError> {
     let last: Seq = connection.query_row(&format!("SELECT {LAST}"), [], |row| row.get(0))?;
     let acked = connection
@@ -66,6 +67,9 @@ pub(super) fn report(
         let present = "SELECT count(*) FROM deliveries WHERE seq > ?";
         let present: i64 = connection.query_row(present, [acked], |row| row.get(0))?;
         missing += (last - acked - counted - present).max(0);
+    }
+    if missing > 0 {
+        reconciled_until.set_back(mark.and_then(|mark| mark.oldest_received_at));
     }
     count(missing, metrics);
     Ok(())

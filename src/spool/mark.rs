@@ -9,12 +9,15 @@ use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
+use time::OffsetDateTime;
+
 use super::Seq;
+use super::row::{from_micros, to_micros};
 
 const NAME: &str = "spool.mark";
 const MAGIC: [u8; 4] = *b"WFRM";
-/// Magic, the three fields of [`Mark`], CRC-32.
-const SIZE: usize = 4 + 3 * 8 + 4;
+/// Magic, the four fields of [`Mark`], CRC-32.
+const SIZE: usize = 4 + 4 * 8 + 4;
 
 /// The content of the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +28,8 @@ pub(super) struct Mark {
     pub(super) last_seq: Seq,
     /// The last delivery that was acked and deleted.
     pub(super) acked_seq: Seq,
+    /// When the oldest delivery after `acked_seq` was received.
+    pub(super) oldest_received_at: Option<OffsetDateTime>,
 }
 
 impl Mark {
@@ -35,7 +40,15 @@ impl Mark {
         let valid = content[..4] == MAGIC && checksum == crc32fast::hash(content).to_le_bytes();
         let mut numbers = content[4..].chunks_exact(8).map(|bytes| bytes.try_into().map(i64::from_le_bytes));
         let mut next = || numbers.next()?.ok();
-        valid.then_some(Self { identity: next()?, last_seq: next()?, acked_seq: next()? })
+        if !valid {
+            return None;
+        }
+        Some(Self {
+            identity: next()?,
+            last_seq: next()?,
+            acked_seq: next()?,
+            oldest_received_at: next().filter(|micros| *micros != 0).map(from_micros),
+        })
     }
 
     /// Whether there is a mark, readable or not.
@@ -45,7 +58,8 @@ impl Mark {
 
     fn to_bytes(self) -> Vec<u8> {
         let mut bytes = MAGIC.to_vec();
-        for number in [self.identity, self.last_seq, self.acked_seq] {
+        let oldest = self.oldest_received_at.map_or(0, to_micros);
+        for number in [self.identity, self.last_seq, self.acked_seq, oldest] {
             bytes.extend(number.to_le_bytes());
         }
         let checksum = crc32fast::hash(&bytes);

@@ -12,13 +12,39 @@
 //! [`open()`] returns all four as a [`Spool`], with the [`Writer`] that has to run on a thread of its own.
 //! `workflow-receiver spool` reads the files with [`Inspector`].
 //!
-//! A second implementation can share [`SpoolHandle`], [`AckHandle`] and [`SpoolStatus`], which do not depend on SQLite. It
-//! needs its own [`open()`], [`Reader`], [`Writer`] and [`Inspector`], and its own errors in [`SpoolError`].
-//!
 //! This implementation is one SQLite file, `spool.db`, in WAL mode with `synchronous=FULL`: a commit is on disk when it
 //! returns. [`writer`] adds and deletes deliveries, [`reader`] reads them on a second connection. Before the
 //! writer acknowledges a group, it checks that the open files are still the files in the directory ([`files`]).
 //! [`recovery`] handles damaged, missing and replaced files.
+//!
+//! # Another implementation
+//!
+//! It is a module below this one. It uses [`SpoolHandle`], [`AckHandle`], [`Intake`], [`handle::PendingDelivery`],
+//! [`SpoolStatus`], [`ReconciledUntil`], [`SpooledDelivery`] and [`BatchLimits`] as they are: they do not depend on SQLite. It
+//! has its own [`open()`], [`Writer`], [`Reader`] and [`Inspector`], and adds its errors to [`SpoolError`].
+//!
+//! - **`open`** excludes a second receiver until the writer and the reader are dropped ([`SpoolError::InUse`]). What it cannot
+//!   read, it repairs or refuses, and never overwrites. It returns all fields of [`Spool`]: `handle` and `intake` are the ends of
+//!   [`SpoolHandle::new`]; `acks` begins at the last acked delivery; `status` has a status from the start.
+//! - **Numbers** ([`Seq`]) begin at 1 and rise by one with each delivery. No number is used again, also after a restart or a
+//!   repair. So a missing number is a lost delivery.
+//! - **`Writer::run`** blocks its thread until no delivery can be appended and the [`AckHandle`] is dropped. When the handle is
+//!   dropped, it calls [`Intake::close`], stores what is in the channel, and returns. It calls [`Intake::idle`] before it waits
+//!   for deliveries ([`Intake::recv_many`]) and acks, and [`Intake::writing`] before each step that may take long: without
+//!   progress for 10 s, the waiting requests are answered 503. For that, it gives their results to [`Intake::hold`] before a
+//!   write, and takes them back with [`Intake::release`]. It answers each delivery: `Ok` only after it is durable.
+//! - **A full or failing disk** is not an error of `run`: deliveries are rejected ([`RejectReason`]) until writes succeed
+//!   again. `run` ends with an error only if the spool cannot be used any more.
+//! - **Space**: deliveries are rejected before the spool exceeds `spool.max_bytes`. At this limit, and on a full disk, acked
+//!   deliveries can still be deleted.
+//! - **Status** is published after each write and each deletion, before the requests are answered. `unwritable` is measured
+//!   also while nothing arrives.
+//! - **`Reader::next`** returns the deliveries after a number without gaps, as many as [`BatchLimits`] allow, but at least one;
+//!   none at the end. The first delivery may exceed the limit of bytes. `intact` is false if the checksum does not match: the
+//!   recorder then stores the body in quarantine. [`SpoolError::FilesChanged`] means "try again later"; other errors end the
+//!   receiver.
+//! - **Losses**: before a loss is stored, [`ReconciledUntil::set_back`]; then a log line with `lost_at_most`, and the metric
+//!   (`spool_salvaged`). Each loss is counted once.
 
 mod files;
 mod handle;
@@ -30,6 +56,7 @@ mod mark;
 mod open;
 mod positions;
 mod reader;
+mod reconciled_until;
 mod recovery;
 mod reserve;
 mod row;
@@ -44,6 +71,7 @@ use time::OffsetDateTime;
 
 use crate::delivery::RejectReason;
 
+pub(crate) use files::set_aside_bytes;
 #[cfg(fuzzing)]
 pub(crate) use handle::PendingDelivery;
 pub(crate) use handle::{AckHandle, IntakeDepth, SpoolHandle, WeakSpoolHandle};
@@ -51,10 +79,19 @@ pub(crate) use inspect::{Inspector, ListedDelivery};
 pub(crate) use intake::Intake;
 pub(crate) use open::{Spool, open};
 pub(crate) use reader::{BatchLimits, Reader, SpooledDelivery};
+pub(crate) use reconciled_until::{Losses, ReconciledUntil};
 pub(crate) use writer::Writer;
 
 /// A delivery's position in the spool: rises by one with each delivery and is never reused.
 pub(crate) type Seq = i64;
+
+/// The size of deliveries of unsigned webhooks.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct UnverifiedSize {
+    pub(crate) rows: i64,
+    /// Bytes of bodies.
+    pub(crate) bytes: i64,
+}
 
 /// What the writer publishes about the spool.
 #[derive(Debug, Clone, Copy, Default)]
@@ -69,6 +106,8 @@ pub(crate) struct SpoolStatus {
     pub(crate) bytes: u64,
     /// The size of the write-ahead log, in bytes.
     pub(crate) wal_bytes: u64,
+    /// The size of damaged and other files that are set aside in the directory. It has no limit.
+    pub(crate) set_aside_bytes: u64,
     /// Why the latest delivery was rejected; `None` once a delivery or a probe has been written again.
     pub(crate) rejecting: Option<RejectReason>,
     /// Why a delivery cannot be written now; `None` when it can. Measured by the latest write or, after some seconds

@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::files::OpenFiles;
 use super::row::{SELECT_AFTER, SpoolRow};
 use super::schema::connect_read_only;
-use super::{Seq, SpoolError};
+use super::{ReconciledUntil, Seq, SpoolError};
 use crate::delivery::Delivery;
 
 #[derive(Debug)]
@@ -18,6 +18,9 @@ pub(crate) struct Reader {
     /// Dropped after the connection.
     files: Arc<OpenFiles>,
     channels: ReaderChannels,
+    /// The last unreadable delivery: its loss is known.
+    last_damaged: Seq,
+    reconciled_until: Arc<ReconciledUntil>,
 }
 
 /// A delivery and its position in the spool.
@@ -38,8 +41,13 @@ pub(crate) struct BatchLimits {
 }
 
 impl Reader {
-    pub(super) fn new(connection: Connection, files: Arc<OpenFiles>, channels: ReaderChannels) -> Self {
-        Self { connection, files, channels }
+    pub(super) fn new(
+        connection: Connection,
+        files: Arc<OpenFiles>,
+        channels: ReaderChannels,
+        reconciled_until: Arc<ReconciledUntil>,
+    ) -> Self {
+        Self { connection, files, channels, last_damaged: 0, reconciled_until }
     }
 
     /// The deliveries after `after`, as many as `limits` allow. Empty when there are none.
@@ -96,8 +104,12 @@ impl Reader {
             if bytes > limits.bytes && !batch.is_empty() {
                 break;
             }
-            let (delivery, intact) = spooled.delivery();
-            batch.push(SpooledDelivery { seq: row.get(0)?, delivery, intact });
+            let (seq, (delivery, intact)) = (row.get(0)?, spooled.delivery());
+            if !intact && seq > self.last_damaged {
+                self.last_damaged = seq;
+                self.reconciled_until.set_back(Some(delivery.received_at));
+            }
+            batch.push(SpooledDelivery { seq, delivery, intact });
         }
         Ok(batch)
     }

@@ -14,7 +14,7 @@ use rustix::io::Errno;
 
 const NAME: &str = "reserve";
 /// In bytes. Larger than what one transaction adds to the log and to `spool.db`, unless bodies are very large.
-const SIZE: u64 = 32 << 20;
+pub(super) const SIZE: u64 = 32 << 20;
 
 #[derive(Debug)]
 pub(super) struct Reserve {

@@ -1,11 +1,12 @@
 //! A delivery as a row of the table `deliveries`.
 
 use bytes::Bytes;
-use rusqlite::{Row, Statement, ToSql, params};
+use rusqlite::{Connection, Row, Statement, ToSql, params};
 use strum::VariantArray;
 use time::OffsetDateTime;
 
-use super::Seq;
+use super::{Seq, UnverifiedSize};
+use crate::auth::AuthMethod;
 use crate::delivery::{Delivery, TraceContext};
 
 macro_rules! select {
@@ -126,12 +127,24 @@ impl<'a> SpoolRow<&'a [u8]> {
 /// The code of the first source of a fetched execution.
 const FIRST_FETCH_CODE: i64 = 101;
 
+/// The stored deliveries of unsigned webhooks.
+pub(super) fn unverified(connection: &Connection) -> rusqlite::Result<UnverifiedSize> {
+    let select = "SELECT count(*), coalesce(sum(length(body)), 0) FROM deliveries WHERE authenticated_by = ?";
+    connection.query_row(select, [method_code(AuthMethod::Unverified)], |row| {
+        Ok(UnverifiedSize { rows: row.get(0)?, bytes: row.get(1)? })
+    })
+}
+
+fn method_code(method: AuthMethod) -> i64 {
+    method as i64 + 1
+}
+
 /// The position of the authentication method in its list, from 1. For a fetched execution, the position of its source, from
 /// [`FIRST_FETCH_CODE`].
 fn origin_code(delivery: &Delivery) -> i64 {
     match (delivery.authenticated_by, delivery.fetched_from) {
         (_, Some(source)) => source as i64 + FIRST_FETCH_CODE,
-        (Some(method), None) => method as i64 + 1,
+        (Some(method), None) => method_code(method),
         (None, None) => 0,
     }
 }
@@ -142,7 +155,7 @@ fn variant<T: VariantArray + Copy>(code: i64, first: i64) -> Option<T> {
 }
 
 /// Microseconds since 1970.
-fn to_micros(moment: OffsetDateTime) -> i64 {
+pub(super) fn to_micros(moment: OffsetDateTime) -> i64 {
     i64::try_from(moment.unix_timestamp_nanos() / 1_000).unwrap_or(i64::MAX)
 }
 
@@ -156,7 +169,6 @@ pub(super) fn from_micros(micros: i64) -> OffsetDateTime {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::auth::AuthMethod;
     use crate::delivery::FetchSource;
 
     #[test]

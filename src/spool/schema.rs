@@ -8,16 +8,19 @@ use std::time::Duration;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
 
-use super::recovery::sequence::{IDENTITY, PREDECESSOR};
+use super::recovery::sequence::{IDENTITY, PREDECESSOR, RUN};
 use super::{Seq, SpoolError, files};
 
 /// Marks the file as a spool: "WFSP".
 const APPLICATION_ID: i64 = 0x5746_5350;
-/// The version of [`TABLES`] and of the rows' meaning.
-pub(super) const VERSION: i64 = 1;
+/// The version of [`TABLES`] and of the rows' meaning. A change of either needs a new version.
+pub(super) const VERSION: i64 = 2;
 
 /// The largest valid sequence number. A larger number in a file is damage.
 pub(super) const MAX_SEQ: Seq = 1 << 48;
+
+/// Maximum starts that a spool knows. They must fit in one page with the other rows of `sqlite_sequence`.
+const MAX_RUNS: i64 = 64;
 
 /// How long a statement waits for another process that has locked the file.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -152,6 +155,29 @@ pub(super) fn identity(connection: &Connection) -> rusqlite::Result<i64> {
     Ok(find()?.unwrap_or_default())
 }
 
+/// Adds a random number for this start. Returns the numbers of all starts that are known, oldest first.
+pub(super) fn begin_run(connection: &Connection) -> rusqlite::Result<Vec<i64>> {
+    let transaction = connection.unchecked_transaction()?;
+    let insert = "INSERT INTO sqlite_sequence (name, seq) VALUES (?, abs(random() / 2))";
+    transaction.execute(insert, [RUN])?;
+    let remove = "DELETE FROM sqlite_sequence WHERE name = ?1 AND rowid NOT IN
+                      (SELECT rowid FROM sqlite_sequence WHERE name = ?1 ORDER BY rowid DESC LIMIT ?2)";
+    transaction.execute(remove, (RUN, MAX_RUNS))?;
+    let runs = runs(&transaction)?;
+    transaction.commit().map(|()| runs)
+}
+
+pub(super) fn runs(connection: &Connection) -> rusqlite::Result<Vec<i64>> {
+    let mut select = connection.prepare("SELECT seq FROM sqlite_sequence WHERE name = ? ORDER BY rowid")?;
+    select.query_map([RUN], |row| row.get(0))?.collect()
+}
+
+/// Adds the starts on the spools that this one was copied from.
+pub(super) fn add_runs(connection: &Connection, runs: &[i64]) -> rusqlite::Result<()> {
+    let mut insert = connection.prepare("INSERT INTO sqlite_sequence (name, seq) VALUES (?, ?)")?;
+    runs.iter().try_for_each(|run| insert.execute((RUN, run)).map(drop))
+}
+
 /// Stores that this spool holds every delivery of the spool `predecessor`, under the same numbers.
 pub(super) fn set_predecessor(connection: &Connection, predecessor: i64) -> rusqlite::Result<()> {
     let insert = "INSERT INTO sqlite_sequence (name, seq) VALUES (?, ?)";
@@ -167,6 +193,12 @@ pub(super) fn has_identity(connection: &Connection, identity: i64) -> rusqlite::
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_change_of_the_tables_needs_a_new_version() {
+        let layout = crc32fast::hash(TABLES.as_bytes());
+        assert_eq!((VERSION, layout), (2, 0x78de_7a39), "raise VERSION, then update this test");
+    }
 
     #[test]
     fn a_commit_waits_for_fsync() {

@@ -4,10 +4,13 @@ use std::path::Path;
 
 use rusqlite::{Connection, OptionalExtension};
 use rustix::fs::statvfs;
+use rustix::process::{Resource, getrlimit};
 use time::OffsetDateTime;
 
 use super::recovery::wal;
 use super::row::from_micros;
+use super::{Seq, reserve};
+use crate::config;
 
 /// Minimum free space in bytes. With less, the spool counts as full.
 pub(super) const MIN_FREE: u64 = 64 << 10;
@@ -18,7 +21,8 @@ pub(super) struct Usage {
     pub(super) bytes: u64,
     /// Bytes of free pages.
     pub(super) unused: u64,
-    pub(super) oldest_received_at: Option<OffsetDateTime>,
+    /// The number of the oldest delivery, and when it was received.
+    pub(super) oldest: Option<(Seq, OffsetDateTime)>,
 }
 
 pub(super) fn measure(connection: &Connection) -> rusqlite::Result<Usage> {
@@ -29,14 +33,10 @@ pub(super) fn measure(connection: &Connection) -> rusqlite::Result<Usage> {
     };
     let (free, page_size) = (pragma("freelist_count")?, pragma("page_size")?);
     let oldest = connection
-        .prepare_cached("SELECT received_at FROM deliveries ORDER BY seq LIMIT 1")?
-        .query_row([], |row| row.get(0))
+        .prepare_cached("SELECT seq, received_at FROM deliveries ORDER BY seq LIMIT 1")?
+        .query_row([], |row| Ok((row.get(0)?, from_micros(row.get(1)?))))
         .optional()?;
-    Ok(Usage {
-        bytes: (pragma("page_count")? - free) * page_size,
-        unused: free * page_size,
-        oldest_received_at: oldest.map(from_micros),
-    })
+    Ok(Usage { bytes: (pragma("page_count")? - free) * page_size, unused: free * page_size, oldest })
 }
 
 /// The size that the write-ahead log must have for its frames, in bytes. Takes no lock and writes nothing.
@@ -47,6 +47,22 @@ pub(super) fn wal_bytes(connection: &Connection) -> rusqlite::Result<u64> {
         Ok(frames @ 1..) => wal::HEADER_BYTES + frames * wal::FRAME_BYTES,
         _ => 0,
     })
+}
+
+/// The space that the spool may use: `spool.max_bytes`, or less if the process may not write files of that size (ulimit -f).
+/// Deleting needs space in the write-ahead log.
+pub(super) fn max_bytes(settings: &config::Spool) -> u64 {
+    let limit = getrlimit(Resource::Fsize).current.map(|limit| limit.saturating_sub(reserve::SIZE));
+    match limit.filter(|limit| *limit < settings.max_bytes) {
+        None => settings.max_bytes,
+        Some(limit) => {
+            tracing::warn!(
+                max_bytes = limit,
+                "the limit of file sizes (ulimit -f) is too low for spool.max_bytes: the spool uses less space"
+            );
+            limit
+        }
+    }
 }
 
 /// Whether the disk has less free space than a small delivery needs.

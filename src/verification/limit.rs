@@ -1,39 +1,44 @@
 //! Limits the unsigned deliveries that wait for their verification. They were answered 200, so the recorder cannot drop
 //! them: the webhook handler has to reject further ones.
 
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use super::status::VerificationStatus;
 use crate::config;
 use crate::db::UnverifiedUsage;
-use parking_lot::Mutex;
+use crate::spool::UnverifiedSize;
 
 #[derive(Debug)]
 pub(crate) struct UnverifiedLimit {
     limits: config::Verification,
     state: Mutex<State>,
+    pub(crate) status: watch::Sender<VerificationStatus>,
 }
 
 /// The limits apply to the sum of the three sizes. A delivery can be counted twice: in the table, and in `earlier` or `later`.
 #[derive(Debug, Default)]
 struct State {
     /// In `unverified_deliveries`, by the latest measurement.
-    table: Size,
+    table: UnverifiedSize,
     /// Admitted deliveries that may not be in the table yet. When a measurement finds all of them recorded, `later` replaces
     /// them.
-    earlier: Size,
+    earlier: UnverifiedSize,
     /// The deliveries that were admitted after `earlier` was last replaced.
-    later: Size,
+    later: UnverifiedSize,
     /// Whether a delivery was rejected since the latest measurement.
     has_rejected: bool,
 }
 
-#[derive(Debug, Clone, Copy, Default)]
-struct Size {
-    rows: i64,
-    bytes: i64,
-}
-
 impl UnverifiedLimit {
-    pub(crate) fn new(limits: config::Verification) -> Self {
-        Self { limits, state: Mutex::default() }
+    /// `spooled`: the deliveries that the spool holds at the start.
+    pub(crate) fn new(
+        limits: config::Verification,
+        spooled: UnverifiedSize,
+        status: watch::Sender<VerificationStatus>,
+    ) -> Self {
+        let state = State { earlier: spooled, ..State::default() };
+        Self { limits, state: Mutex::new(state), status }
     }
 
     /// Counts a delivery with a body of `bytes`. False at a limit: then it is not counted.
@@ -49,6 +54,8 @@ impl UnverifiedLimit {
             state.later.bytes += bytes;
         } else {
             state.has_rejected = true;
+            // Nothing is measured while PostgreSQL cannot be reached.
+            self.status.send_if_modified(|status| !std::mem::replace(&mut status.is_full, true));
         }
         fits
     }
@@ -57,7 +64,7 @@ impl UnverifiedLimit {
     /// recorded. Returns whether a delivery was rejected since the last measurement.
     pub(super) fn measured(&self, usage: &UnverifiedUsage, earlier_recorded: bool) -> bool {
         let mut state = self.state.lock();
-        state.table = Size { rows: usage.rows, bytes: usage.bytes };
+        state.table = UnverifiedSize { rows: usage.rows, bytes: usage.bytes };
         if earlier_recorded {
             state.earlier = std::mem::take(&mut state.later);
         }
@@ -72,12 +79,9 @@ mod tests {
     #[test]
     fn deliveries_in_the_table_and_on_their_way_to_it_count() {
         let grace = std::time::Duration::ZERO;
-        let limit = UnverifiedLimit::new(config::Verification {
-            max_rows: 3,
-            max_bytes: 100,
-            grace,
-            max_requests_per_minute: 1,
-        });
+        let limits = config::Verification { max_rows: 3, max_bytes: 100, grace, max_requests_per_minute: 1 };
+        let (status, _) = watch::channel(VerificationStatus::default());
+        let limit = UnverifiedLimit::new(limits, UnverifiedSize::default(), status);
         assert!(limit.admit(10) && !limit.admit(91), "bytes");
         let usage = |rows| UnverifiedUsage { rows, ..UnverifiedUsage::default() };
         assert!(limit.measured(&usage(0), true), "one was rejected");

@@ -10,7 +10,7 @@ pub(crate) struct VerificationStatus {
     pub(crate) has_key: bool,
     /// The latest measurement; `None` before the first one.
     pub(crate) usage: Option<UnverifiedUsage>,
-    /// Unsigned webhooks were answered 503 between the last two measurements.
+    /// Unsigned webhooks were answered 503 between the last two measurements, or later.
     pub(crate) is_full: bool,
     /// Why the API confirms nothing now.
     pub(crate) failing: Option<String>,

@@ -65,6 +65,33 @@ async fn a_change_that_is_committed_late_gets_a_later_number() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_trigger_that_suppresses_a_number_delays_the_later_changes() {
+    let receiver = TestReceiver::start().await;
+    let mut writer = receiver.connection().await;
+    run(&mut writer, "BEGIN").await;
+    for id in ["first", "second", "third"] {
+        insert_change(&mut writer, id).await;
+    }
+    run(
+        &mut writer,
+        "CREATE SEQUENCE attempts;
+        CREATE FUNCTION suppress() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            PERFORM nextval('attempts');
+            RETURN NULL;
+        END $$;
+        CREATE TRIGGER suppress BEFORE UPDATE ON change_batches FOR EACH ROW
+            WHEN (NEW.execution_ids = '{second,second}') EXECUTE FUNCTION suppress();
+        COMMIT",
+    )
+    .await;
+    until_rows(&receiver, "SELECT 1 AS n FROM attempts WHERE last_value >= 2", 1).await;
+    execute(&receiver, "DROP TRIGGER suppress ON change_batches").await;
+    let mut poller = Poller::default();
+    poller.until(&receiver, 6).await;
+    assert_eq!(subjects(&poller), ["first", "first", "second", "second", "third", "third"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_reader_sees_each_change_of_writers_that_commit_in_any_order() {
     const ROUNDS: usize = 40;
     let receivers = two_receivers().await;

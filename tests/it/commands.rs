@@ -361,7 +361,7 @@ async fn status_shows_receiver_and_database_with_either_down() {
     assert!(well.stdout.contains(quarantine), "{}", well.stdout);
     let output = run(&receiver, &["status", "--json"]).json().remove(0);
     assert_eq!(output["well"], true);
-    let held = json!({ "bodies": 1, "acknowledged": 0, "refused_bytes": 34 });
+    let held = json!({ "bodies": 1, "acknowledged": 0, "rejected_bytes": 34 });
     assert_eq!(output["database"]["quarantine"], held);
     let health = &output["receiver"]["health"];
     let problems = json!([health["status"], health["problems"], health["spooled"]]);

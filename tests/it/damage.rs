@@ -31,7 +31,7 @@ fn set_aside(dir: &Path) -> Vec<String> {
 async fn a_spool_of_an_unknown_version_is_refused_unchanged() {
     let dir = spool_holding(numbered_executions(1)).await;
     let log = spool_file(dir.path()).with_extension("db-wal");
-    for version in [0, 2, 99] {
+    for version in [0, 1, 99] {
         Sqlite::open(spool_file(dir.path())).unwrap().pragma_update(None, "user_version", version).unwrap();
         let before = fs::read(spool_file(dir.path())).unwrap();
         // SQLite or a salvage would change this log.
@@ -62,6 +62,23 @@ async fn a_spool_of_a_pre_release_is_refused_unchanged() {
         assert!(why.contains("pre-release") && why.contains("Nothing was changed"), "{why}");
         assert_eq!(fs::read(spool_file(dir.path())).unwrap(), before);
     }
+}
+
+/// Its version was 1, too, until columns were added.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_spool_without_the_latest_columns_is_refused_unchanged() {
+    let dir = spool_holding(numbered_executions(5)).await;
+    let file = Sqlite::open(spool_file(dir.path())).unwrap();
+    file.execute_batch(
+        "ALTER TABLE deliveries DROP COLUMN reference; ALTER TABLE deliveries DROP COLUMN is_redelivery;
+         PRAGMA user_version = 1",
+    )
+    .unwrap();
+    drop(file);
+    let before = fs::read(spool_file(dir.path())).unwrap();
+    let why = start_error(dir.path()).await;
+    assert!(why.contains("version 1,") && why.contains("that wrote it"), "{why}");
+    assert_eq!(fs::read(spool_file(dir.path())).unwrap(), before);
 }
 
 #[tokio::test(flavor = "multi_thread")]

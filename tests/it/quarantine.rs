@@ -4,9 +4,10 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::support::fixtures::execution;
-use crate::support::postgres::{fault_on, raise, url};
+use crate::support::postgres::{fault_on, new_database, raise, url};
 use crate::support::process::{Process, program, run_to_end};
 use crate::support::receiver::TestReceiver;
+use crate::support::wait::until;
 
 /// Runs `workflow-receiver quarantine …` on the receiver's database.
 fn quarantine(receiver: &TestReceiver, arguments: &[&str]) -> (String, Option<i32>) {
@@ -298,4 +299,22 @@ async fn the_quarantine_command_reaches_a_running_private_postgresql() {
     assert!(code == Some(0) && text.contains("No rows."), "{text}");
     process.terminate();
     assert_eq!(list().1, Some(1));
+}
+
+/// The first drop is logged at once, later ones together.
+#[tokio::test(flavor = "multi_thread")]
+async fn each_webhook_that_a_full_quarantine_drops_is_in_the_log() {
+    let (dir, database) = (TempDir::new().unwrap(), new_database().await);
+    let mut command = program(dir.path());
+    command.env("DATABASE_URL", url(&database)).env("RECEIVER__QUARANTINE__MAX_ROWS", "1");
+    let mut process = Process::start(&mut command);
+    process.wait_for("recording to PostgreSQL");
+    for n in 0..5 {
+        let post = reqwest::Client::new().post(&process.url).body(format!("{{\"odd\":{n}}}"));
+        assert_eq!(post.send().await.unwrap().status(), 422);
+        until(async || process.counter("quarantine_dropped_total").await == n).await;
+    }
+    let lines = process.terminate().into_iter().map(|line| serde_json::from_str::<Value>(&line).unwrap());
+    let dropped: i64 = lines.filter_map(|line| line["dropped"].as_i64()).sum();
+    assert_eq!(dropped, 4);
 }

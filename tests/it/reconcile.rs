@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use reqwest::{Client, Response};
+use rusqlite::Connection as Sqlite;
 use sender_stand_in::{Options, StandIn, Trigger};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -574,6 +575,28 @@ async fn any_webhook_that_was_answered_503_opens_a_gap() {
     assert_eq!(receiver.post(large.to_string().into_bytes()).await.status(), 503);
     let fetched = "SELECT execution_id FROM executions WHERE fetched_from = 'delivery_log'";
     until(async || receiver.rows(fetched).await == [json!({ "execution_id": lost })]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn acknowledged_deliveries_that_the_spool_has_lost_are_fetched() {
+    for damage in ["DELETE FROM deliveries", "UPDATE deliveries SET body = zeroblob(length(body))"] {
+        let (stand_in, receiver) = in_background(|_| {}).await;
+        // The first start has no gap.
+        until(async || receiver.dir.path().join("spool/reconciled-until").exists()).await;
+        let held = receiver.hold_recording().await;
+        let file = Sqlite::open(receiver.spool_file()).unwrap();
+        let before: i64 = file.query_row("SELECT max(seq) FROM deliveries", [], |row| row.get(0)).unwrap();
+        let mut ids: Vec<_> =
+            (0..3).map(|_| stand_in.execute(&trigger("w", &receiver.url, json!({})))).collect();
+        within(stand_in.deliveries_finished()).await;
+        assert_eq!(file.execute(&format!("{damage} WHERE seq > ?"), [before]).unwrap(), 3);
+        held.release().await;
+        receiver.accept(execution("later", "completed")).await;
+        ids.sort();
+        let expected: Vec<_> = ids.iter().map(|id| json!({ "execution_id": id })).collect();
+        let fetched = "SELECT execution_id FROM executions WHERE fetched_from = 'delivery_log' ORDER BY 1";
+        until(async || receiver.rows(fetched).await == expected).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

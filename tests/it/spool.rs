@@ -1,16 +1,20 @@
 //! Acknowledged webhooks while PostgreSQL is unreachable, slow or refuses rows, and while the disk is full.
 
 use std::fs;
+use std::process::Command;
 
 use reqwest::Client;
 use rusqlite::Connection as Sqlite;
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use sqlx::Connection;
 use tempfile::TempDir;
 use workflow_receiver::config::Settings;
 
 use crate::support::fixtures::{execution, numbered_executions, with};
-use crate::support::postgres::{UNREACHABLE, count_executions, fault_on, new_database, no_database};
+use crate::support::postgres::{
+    UNREACHABLE, count_executions, fault_on, new_database, no_database, until_rows, url,
+};
 use crate::support::process::{Process, program};
 use crate::support::receiver::{TestReceiver, fast_retries};
 use crate::support::spool::{spool_file, spool_holding};
@@ -122,6 +126,43 @@ async fn terminated_connections_lose_no_delivery() {
     }
     assert_eq!(count_executions(&receiver).await, 200);
     assert_eq!(receiver.row("SELECT received FROM bulks").await["received"], 200);
+}
+
+/// SQLite's log and the database reach the limit, so nothing could be deleted.
+#[tokio::test(flavor = "multi_thread")]
+async fn at_a_limit_of_file_sizes_webhooks_are_answered_503_until_deliveries_are_recorded() {
+    let (dir, database) = (TempDir::new().unwrap(), new_database().await);
+    let url_file = dir.path().join("url");
+    fs::write(&url_file, UNREACHABLE).unwrap();
+    let mut limited = Command::new("prlimit");
+    limited.arg("--fsize=67108864").arg(env!("CARGO_BIN_EXE_workflow-receiver"));
+    let command = program(dir.path());
+    limited.current_dir(dir.path());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => limited.env(name, value),
+            None => limited.env_remove(name),
+        };
+    }
+    limited.env("RECEIVER__DATABASE__URL_FILE", &url_file).env("RECEIVER__RECORDER__MAX_BACKOFF", "100ms");
+    let mut process = Process::start(&mut limited);
+    let url_of_webhooks = process.url.clone();
+    let post = async |n: usize| {
+        let body = with(execution(&format!("e{n}"), "completed"), json!({ "fill": "x".repeat(1 << 20) }));
+        Client::new().post(&url_of_webhooks).body(body.to_string()).send().await.unwrap().status()
+    };
+    let mut accepted = 0;
+    while post(accepted).await == 200 {
+        accepted += 1;
+    }
+    assert!(accepted >= 20, "{accepted} webhooks of 1 MiB");
+    fs::write(&url_file, url(&database)).unwrap();
+    process.signal(Signal::HUP);
+    process.wait_for("recording to PostgreSQL");
+    until_rows(&database, "SELECT FROM executions", accepted).await;
+    until(async || process.counter("spool_depth").await == 0).await;
+    until(async || post(accepted).await == 200).await;
+    process.terminate();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -326,6 +326,33 @@ async fn deliveries_of_a_continued_copy_of_the_spool_that_appears_in_the_directo
     }
 }
 
+/// As when a program restores a backup of the directory again and again.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_copy_of_the_spool_that_appears_repeatedly_is_kept_once_and_not_recorded_again() {
+    let (dir, database) = (TempDir::new().unwrap(), new_database().await);
+    let (spool, copy) = (dir.path().join("spool"), dir.path().join("copy"));
+    let process = start(dir.path());
+    for n in 0..10 {
+        post_until_accepted(&process, &format!("before-{n}")).await;
+    }
+    process.terminate();
+    fs::copy(spool.join("spool.db"), &copy).unwrap();
+    let process = start_recording(dir.path(), &database);
+    until_drained(&process).await;
+    for n in 0..4 {
+        fs::copy(&copy, spool.join("other")).unwrap();
+        fs::rename(spool.join("other"), spool.join("spool.db")).unwrap();
+        post_until_accepted(&process, &format!("after-{n}")).await;
+        until_drained(&process).await;
+    }
+    let counted = "SELECT count(*), sum(deliveries)::bigint FROM executions";
+    assert_eq!(rows(&database, counted).await, [json!({ "count": 14, "sum": 14 })]);
+    let [aside] = &names(&spool, "foreign")[..] else { panic!("{:?}", names(&spool, "")) };
+    let size = i64::try_from(fs::metadata(spool.join(aside)).unwrap().len()).unwrap();
+    assert_eq!(process.counter("spool_set_aside_bytes").await, size);
+    process.terminate();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_spool_that_appears_in_the_middle_of_a_replacement_is_recorded() {
     let (dir, database) = (TempDir::new().unwrap(), new_database().await);
@@ -342,8 +369,44 @@ async fn a_spool_that_appears_in_the_middle_of_a_replacement_is_recorded() {
     process.terminate();
 }
 
+/// A start on these files would count the same losses.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_damaged_spool_that_appears_in_the_directory_is_set_aside_whole_and_a_receiver_can_record_it() {
+async fn losses_of_a_spool_that_appears_in_the_directory_are_counted() {
+    type Loss = (&'static str, fn(&Path));
+    let losses: [Loss; 4] = [
+        ("without its log", |volume| fs::remove_file(volume.join("spool.db-wal")).unwrap()),
+        ("with half of its log", |volume| {
+            let log = volume.join("spool.db-wal");
+            truncate(&log, fs::metadata(&log).unwrap().len() / 2);
+        }),
+        ("without its database", |volume| fs::remove_file(volume.join("spool.db")).unwrap()),
+        ("without rows", |volume| {
+            let file = Sqlite::open(volume.join("spool.db")).unwrap();
+            file.execute("DELETE FROM deliveries WHERE seq BETWEEN 5 AND 8", []).unwrap();
+        }),
+    ];
+    for (state, lose) in losses {
+        let (dir, database) = (TempDir::new().unwrap(), new_database().await);
+        let process = start(dir.path());
+        for n in 0..10 {
+            post_until_accepted(&process, &format!("in-database-{n}")).await;
+        }
+        process.terminate();
+        let volume = volume_with_ten_deliveries(dir.path()).await;
+        lose(&volume);
+        let process = start_before_the_volume_is_mounted(dir.path(), &database, &volume).await;
+        until_drained(&process).await;
+        let of_volume = "SELECT FROM executions WHERE execution_id NOT IN ('before', 'after')";
+        let recorded = i64::try_from(rows(&database, of_volume).await.len()).unwrap();
+        let unreadable = process.counter("spool_unreadable_total").await;
+        assert!(recorded + unreadable >= 20, "{state}: {recorded} of 20, {unreadable} unreadable");
+        assert!(recorded < 20, "{state}: {recorded} of 20");
+        process.terminate();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readable_deliveries_of_a_damaged_spool_that_appears_are_recorded_and_it_is_set_aside_whole() {
     let (dir, database) = (TempDir::new().unwrap(), new_database().await);
     let spool = dir.path().join("spool");
     let volume = volume_with_ten_deliveries(dir.path()).await;
@@ -354,19 +417,21 @@ async fn a_damaged_spool_that_appears_in_the_directory_is_set_aside_whole_and_a_
     fs::write(&log, &damaged).unwrap();
 
     let process = start_before_the_volume_is_mounted(dir.path(), &database, &volume).await;
-    until_rows(&database, "SELECT FROM executions", 2).await;
     until(async || names(&spool, "damaged").len() == 2).await;
+    // The damaged frame can contain the newest version of one delivery.
+    let recorded = "SELECT execution_id FROM executions WHERE execution_id LIKE 'volume-%'";
+    until(async || rows(&database, recorded).await.len() >= 9).await;
     process.terminate();
 
+    let database = new_database().await;
     let other = dir.path().join("other/spool");
     fs::create_dir_all(&other).unwrap();
     for (name, new_name) in names(&spool, "damaged").iter().zip(["spool.db", "spool.db-wal"]) {
         fs::rename(spool.join(name), other.join(new_name)).unwrap();
     }
     assert!(fs::read(other.join("spool.db-wal")).unwrap() == damaged, "the log is unchanged");
-    let process = start_recording(other.parent().unwrap(), &database);
-    // The damaged frame can contain the newest version of one delivery.
-    let recorded = "SELECT execution_id FROM executions WHERE execution_id LIKE 'volume-%'";
+    let mut process = start_recording(other.parent().unwrap(), &database);
+    process.wait_for("recording to PostgreSQL");
     until(async || rows(&database, recorded).await.len() >= 9).await;
     process.terminate();
 }

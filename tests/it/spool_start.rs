@@ -254,6 +254,45 @@ async fn a_rescued_file_that_is_older_than_the_spool_is_absorbed() {
     assert_eq!(receiver.metric("spool_unreadable_total").await, 0.0);
 }
 
+/// A crash interrupted the replacement of another spool that had appeared in the directory. Or an operator has copied a file
+/// with this name into the directory.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_saved_file_becomes_the_spool_and_deliveries_of_another_spool_in_its_place_are_added() {
+    let (ours, other) = (files("a").await, files("b").await);
+    let dir = TempDir::new().unwrap();
+    let spool = dir.path().join("spool");
+    fs::create_dir(&spool).unwrap();
+    fs::write(spool.join("spool.db.saved"), &other.database).unwrap();
+    fs::write(spool.join("spool.db"), &ours.database).unwrap();
+    fs::write(spool.join("spool.db-wal"), &ours.log).unwrap();
+    fs::write(spool.join("spool.mark"), &ours.mark).unwrap();
+    let receiver = TestReceiver::start_in(dir, new_database().await, |_| {}).await;
+    let counted = receiver.row("SELECT count(*), sum(deliveries)::bigint FROM executions").await;
+    assert_eq!(counted, json!({ "count": 60, "sum": 60 }));
+    let (dir, _) = receiver.stop().await;
+    assert_eq!(names(&dir.path().join("spool"), "spool.db."), [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_saved_file_of_another_program_is_refused_unchanged() {
+    let dir = spool_holding(numbered_executions(5)).await;
+    let saved = dir.path().join("spool/spool.db.saved");
+    Sqlite::open(&saved).unwrap().execute_batch("CREATE TABLE mine (a)").unwrap();
+    match Server::start(&settings(dir.path()), no_database()).await {
+        Err(StartError::Spool(error)) => {
+            let error = error.to_string();
+            assert!(
+                error.contains("spool.db.saved is not a spool") && error.contains("Nothing was changed"),
+                "{error}"
+            );
+        }
+        other => panic!("{other:?}"),
+    }
+    fs::remove_file(saved).unwrap();
+    let receiver = TestReceiver::start_in(dir, new_database().await, |_| {}).await;
+    assert_eq!(count_executions(&receiver).await, 5);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn incomplete_rescued_files_are_read_once_and_do_not_prevent_a_start() {
     let other = files("b").await;

@@ -13,9 +13,9 @@ use workflow_receiver::config::{Secrets, Settings};
 use crate::support::collector::Collector;
 use crate::support::fixtures::{execution, with};
 use crate::support::http::{get_json, gzip, problem, signed};
-use crate::support::postgres::{end_fault_on, fault_on, new_database, raise, rows, url};
+use crate::support::postgres::{end_fault_on, fault_on, new_database, no_database, raise, rows, url};
 use crate::support::process::{Process, program, run_to_end};
-use crate::support::receiver::{TestReceiver, short_timeouts};
+use crate::support::receiver::{TestReceiver, fast_retries, short_timeouts};
 use crate::support::sender::{
     KEY, SECRET, program_with_api, receiver_with_api, stand_in, trigger, unused_address, with_api,
 };
@@ -584,6 +584,29 @@ async fn unsigned_webhooks_that_were_answered_503_are_fetched() {
     until(async || !receiver.rows(EXECUTIONS).await.is_empty()).await;
     let row = receiver.row("SELECT execution_id, fetched_from FROM executions").await;
     assert_eq!(row, json!({ "execution_id": genuine, "fetched_from": "delivery_log" }));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unsigned_webhooks_in_the_spool_count_after_a_start_and_health_reports_the_limit() {
+    let mut dir = TempDir::new().unwrap();
+    let change = |settings: &mut Settings| {
+        fast_retries(settings);
+        verify_unsigned(settings);
+        settings.eachlabs.api_key = KEY.into();
+        settings.verification.max_rows = 3;
+    };
+    for start in 0..3 {
+        let receiver = TestReceiver::start_in(dir, no_database(), change).await;
+        for n in 0..4 {
+            let answer = receiver.post(execution(&format!("e{start}-{n}"), "completed").to_string()).await;
+            let expected = if start == 0 && n < 3 { 200 } else { 503 };
+            assert_eq!(answer.status(), expected, "start {start}, webhook {n}");
+        }
+        let health = receiver.ready().await.1;
+        assert_eq!(health["parts"]["verification"]["state"], "full", "start {start}");
+        assert!(health["problems"].to_string().contains("unsigned webhooks are answered 503"), "{health}");
+        dir = receiver.stop().await.0;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

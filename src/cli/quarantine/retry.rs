@@ -1,9 +1,9 @@
 //! `workflow-receiver quarantine retry`
 
 use std::collections::BTreeSet;
-use std::sync::{Mutex, PoisonError};
 
 use clap::Args;
+use parking_lot::Mutex;
 
 use super::{ACTOR, absent, list};
 use crate::cli::CommandError;
@@ -102,8 +102,7 @@ impl Retry {
         let extracted = mapping.extract(body, self.force).map_err(|why| why.to_string())?;
         // Without a mapping, the body is recorded as it was received.
         for part in extracted.iter().filter(|_| !mapping.is_empty()) {
-            let mut ignored = ignored.lock().unwrap_or_else(PoisonError::into_inner);
-            ignored.extend(part.ignored.iter().cloned());
+            ignored.lock().extend(part.ignored.iter().cloned());
         }
         Ok(extracted)
     }
@@ -126,7 +125,7 @@ impl Retry {
                     let (execution, disposition) = (printable(&execution_id), disposition.as_str());
                     print_line(format_args!("{id}: {verb} as {execution} ({disposition})"));
                 }
-                let ignored: Vec<_> = ignored.into_inner().unwrap_or_default().into_iter().collect();
+                let ignored: Vec<_> = ignored.into_inner().into_iter().collect();
                 if !ignored.is_empty() {
                     let keys = ignored.join(", ");
                     print_line(format_args!("{id}: not read, only in the payload: {}", printable(&keys)));

@@ -263,7 +263,7 @@ pub(crate) struct QuarantineUsage {
     /// Bodies answered 200. They count towards no limit.
     pub(crate) acknowledged: i64,
     /// The total size of the other bodies.
-    pub(crate) refused_bytes: i64,
+    pub(crate) rejected_bytes: i64,
 }
 
 /// Reads all rows of the table. Limits bound their number, except for webhooks answered 200.

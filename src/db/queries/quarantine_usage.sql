@@ -2,5 +2,5 @@
 SELECT
     count(*) AS "bodies!",
     count(*) FILTER (WHERE acknowledged) AS "acknowledged!",
-    coalesce(sum(octet_length(body) + coalesce(octet_length(api_body), 0)) FILTER (WHERE NOT acknowledged), 0)::bigint AS "refused_bytes!"
+    coalesce(sum(octet_length(body) + coalesce(octet_length(api_body), 0)) FILTER (WHERE NOT acknowledged), 0)::bigint AS "rejected_bytes!"
 FROM quarantine

@@ -31,6 +31,7 @@ pub(super) async fn metrics(State(admin): State<AdminState>, headers: HeaderMap)
     metrics.spool_depth.set(spool.depth());
     metrics.spool_used.set(i64::try_from(spool.bytes).unwrap_or(i64::MAX));
     metrics.spool_wal.set(i64::try_from(spool.wal_bytes).unwrap_or(i64::MAX));
+    metrics.spool_set_aside.set(i64::try_from(spool.set_aside_bytes).unwrap_or(i64::MAX));
     metrics.spool_oldest_age.set(spool.oldest_received_at.map_or(0.0, age));
     let page = metrics.render();
     let accept: Vec<_> =

@@ -2,15 +2,12 @@
 //! Otherwise the start would report deliveries as missing that the rescued file holds.
 
 use std::fs::File;
-use std::io;
 use std::path::Path;
 
-use super::absorb::rescued_files;
+use super::origin::content;
 use super::replace::replace;
-use super::salvage::open_log;
 use super::sequence::SequenceTable;
-use super::wal::{Findings, Wal};
-use crate::spool::files::{self, with_suffix};
+use crate::spool::files::{self, RESCUED, with_suffix};
 use crate::spool::mark::Mark;
 use crate::spool::{SpoolError, schema};
 
@@ -24,11 +21,11 @@ pub(in crate::spool) fn adopt(
     database: &File,
     mark: Option<Mark>,
 ) -> Result<Option<File>, SpoolError> {
-    let rescued = rescued_files(path).map_err(SpoolError::at(path))?;
+    let rescued = files::of_kind(path, RESCUED).map_err(SpoolError::at(path))?;
     if rescued.is_empty() {
         return Ok(None);
     }
-    let Some(own) = content(path, database).map_err(SpoolError::at(path))? else { return Ok(None) };
+    let Some(own) = content(path, Some(database)).map_err(SpoolError::at(path))? else { return Ok(None) };
     for rescued in rescued.iter().rev() {
         match lock_successor(rescued, own, mark) {
             Ok(Some(file)) => {
@@ -44,27 +41,6 @@ pub(in crate::spool) fn adopt(
         }
     }
     Ok(None)
-}
-
-/// The identity and the last number of the spool's own files. Empty when they hold nothing; `None` when they are damaged
-/// or of different spools.
-pub(super) fn content(path: &Path, database: &File) -> io::Result<Option<SequenceTable>> {
-    let log = open_log(path)?;
-    let findings = match log.as_ref().map(Wal::open).transpose()?.flatten() {
-        Some(wal) => wal.examine()?,
-        None => Findings::default(),
-    };
-    let in_database = SequenceTable::of_database(database);
-    Ok(match (in_database, findings.sequence) {
-        (Some(in_database), Some(in_log)) if in_database.identity != in_log.identity => None,
-        (Some(in_database), Some(in_log)) => {
-            Some(SequenceTable { last_seq: in_database.last_seq.max(in_log.last_seq), ..in_log })
-        }
-        (None, None) if database.metadata()?.len() == 0 && !findings.has_commits() => {
-            Some(SequenceTable::default())
-        }
-        (in_database, in_log) => in_database.or(in_log),
-    })
 }
 
 /// Locks a rescued file and makes it a single file, if it holds every delivery of the spool `own`.
@@ -84,7 +60,9 @@ fn lock_successor(
     }
     schema::check_header(rescued, &file)?;
     let connection = schema::connect(rescued)?;
-    if !schema::has_identity(&connection, identity)? {
+    let runs = schema::runs(&connection)?;
+    // A copy of the spool that another receiver has used has other deliveries.
+    if !schema::has_identity(&connection, identity)? || own.run.is_some_and(|run| !runs.contains(&run)) {
         return Ok(None);
     }
     schema::check_structure(&connection)?;

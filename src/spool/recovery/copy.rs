@@ -148,11 +148,12 @@ impl<'c> Copier<'c> {
         let mut same = self.to.prepare_cached(same)?;
         let present: Option<bool> =
             same.query_row((row.checksum, &row.body, seq), |row| row.get(0)).optional()?;
-        if present == Some(true) {
-            return Ok(());
-        }
         let number = (!self.append && plausible && present.is_none()).then_some(seq);
-        if number.is_none() && !result.appended.insert((seq, row.checksum)) {
+        let is_known = number.is_none() && !result.appended.insert((seq, row.checksum));
+        if present == Some(true) || is_known {
+            // The spool had it before.
+            let is_kept = self.append && !is_known;
+            result.unacked += u64::from(is_kept && seq > result.acked.unwrap_or_default().0);
             return Ok(());
         }
         let mut insert = self.to.prepare_cached(INSERT)?;

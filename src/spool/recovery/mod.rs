@@ -13,6 +13,7 @@
 pub(super) mod absorb;
 pub(super) mod adopt;
 pub(super) mod copy;
+mod origin;
 pub(super) mod replace;
 pub(super) mod rescue;
 pub(super) mod salvage;

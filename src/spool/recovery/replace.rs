@@ -1,11 +1,14 @@
 //! Replaces the spool by a new file. After a crash in between, the next start completes the replacement before it reads
 //! the spool: the spool is either the old or the new one.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::origin::has_other_deliveries;
+use super::sequence::runs_of_database;
 use crate::spool::files::{self, RESCUED, step, with_suffix};
+use crate::spool::{SpoolError, schema};
 
 /// The suffix of the new file during the replacement. A file with this suffix is the spool: [`finish`] gives it the spool's
 /// name.
@@ -39,12 +42,26 @@ pub(super) fn withdraw(path: &Path, new: &Path) -> PathBuf {
     }
 }
 
-/// Completes an interrupted replacement. Files that still have the spool's name are renamed ([`files::set_aside`]).
-pub(in crate::spool) fn finish(path: &Path) -> io::Result<()> {
-    if !with_suffix(path, SAVED).exists() {
-        return Ok(());
-    }
-    swap(path, || files::set_aside(path, path).map(drop))
+/// Completes an interrupted replacement. Files that still have the spool's name are renamed: those of another spool to a
+/// rescued file, which [`super::absorb`] adds, and others with [`files::set_aside`].
+///
+/// # Errors
+/// [`SpoolError::Foreign`] and [`SpoolError::UnknownVersion`]: then nothing was changed.
+pub(in crate::spool) fn finish(path: &Path) -> Result<(), SpoolError> {
+    let saved = with_suffix(path, SAVED);
+    let new = match File::open(&saved) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        opened => opened.map_err(SpoolError::at(&saved))?,
+    };
+    schema::check_header(&saved, &new)?;
+    let clear = || {
+        if has_other_deliveries(path, &runs_of_database(&new)) {
+            let rescued = files::free_name(path, RESCUED);
+            return files::rename(path, |_| Some(rescued.clone()));
+        }
+        files::set_aside(path, path).map(drop)
+    };
+    swap(path, clear).map_err(SpoolError::at(path))
 }
 
 fn swap(path: &Path, clear: impl FnOnce() -> io::Result<()>) -> io::Result<()> {

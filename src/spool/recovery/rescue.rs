@@ -7,13 +7,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rusqlite::Connection;
+use time::OffsetDateTime;
 
-use super::adopt::content;
 use super::copy::{Copier, CopyResult};
+use super::origin::has_other_deliveries;
 use super::replace::{keep_other, replace, withdraw};
 use super::salvage::{Source, read_source};
-use crate::spool::files::{self, OpenFiles, RESCUED, with_suffix};
-use crate::spool::{Seq, SpoolError, losses, reader, schema};
+use crate::spool::files::{self, DAMAGED, FOREIGN, OpenFiles, RESCUED, with_suffix};
+use crate::spool::{ReconciledUntil, Seq, SpoolError, losses, reader, schema};
 
 /// The spool that was opened in the place of the lost one.
 pub(in crate::spool) struct RescuedSpool {
@@ -49,8 +50,11 @@ pub(in crate::spool) struct LostSpool<'w> {
     pub(in crate::spool) connection: Option<&'w Connection>,
     pub(in crate::spool) files: &'w OpenFiles,
     pub(in crate::spool) identity: i64,
+    pub(in crate::spool) runs: &'w [i64],
     pub(in crate::spool) last_seq: Seq,
     pub(in crate::spool) acked_seq: Seq,
+    pub(in crate::spool) oldest_received_at: Option<OffsetDateTime>,
+    pub(in crate::spool) reconciled_until: &'w ReconciledUntil,
 }
 
 impl LostSpool<'_> {
@@ -92,14 +96,22 @@ impl LostSpool<'_> {
             );
             return Err(SpoolError::InUse(dir.to_owned()));
         };
+        if lost > 0 {
+            self.reconciled_until.set_back(self.oldest_received_at);
+        }
         keep_other(path, &copied.path).map_err(SpoolError::at(dir))?;
+        // After a volume was mounted late, its deliveries are added.
+        let is_other = !self.files.is_own("") && has_other_deliveries(path, self.runs);
+        let kind = if is_other { RESCUED } else { FOREIGN };
         // Chosen before the copy is renamed: otherwise it could be the copy's name, which is then free.
-        let kind = if self.is_other_spool(path) { RESCUED } else { "foreign" };
         let foreign = files::free_name(path, kind);
         if !in_place && let Err(error) = replace(path, &copied.path, || self.clear(path, lost == 0, &foreign))
         {
             copied.path = withdraw(path, &copied.path);
             return Err(SpoolError::at(dir)(error));
+        }
+        if !is_other {
+            files::keep_once(foreign, path);
         }
         let writer = schema::prepare(path)?;
         let reader = reader::connect(path)?;
@@ -127,6 +139,7 @@ impl LostSpool<'_> {
         let target = schema::prepare(to)?;
         // Before the copy: a delivery that gets a new number must get one that the recorder has not read yet.
         losses::advance(&target, self.last_seq)?;
+        schema::add_runs(&target, self.runs)?;
         let mut copier = Copier::new(&target, after_commit)?;
         let mut result = CopyResult::default();
         result.consider(self.last_seq, self.acked_seq);
@@ -156,7 +169,7 @@ impl LostSpool<'_> {
     /// Removes the lost spool's own files, or sets them aside when the copy is not `complete`. Renames other files to
     /// `foreign`.
     fn clear(&self, path: &Path, complete: bool, foreign: &Path) -> io::Result<()> {
-        let damaged = files::free_name(path, "damaged");
+        let damaged = files::free_name(path, DAMAGED);
         files::rename(path, |suffix| {
             if self.files.is_own(suffix) {
                 return (!complete).then(|| damaged.clone());
@@ -164,21 +177,11 @@ impl LostSpool<'_> {
             if with_suffix(path, suffix).exists() {
                 tracing::error!(aside = %with_suffix(foreign, suffix).display(), "a file of another origin had the name of a spool file: it is set aside");
             }
-            Some(foreign.to_owned())
-        })
-    }
-
-    /// Whether the files at `path` are a spool and not this one, as after a volume was mounted late. [`super::absorb`] then
-    /// adds its deliveries. A spool with the same identity may have other ones, if it is a copy that was continued.
-    fn is_other_spool(&self, path: &Path) -> bool {
-        if self.files.is_own("") {
-            return false;
-        }
-        let Ok(database) = File::open(path) else { return false };
-        if schema::check_header(path, &database).is_err() {
-            return false;
-        }
-        content(path, &database).ok().flatten().is_some_and(|content| content.identity.is_some())
+            // SQLite can rebuild the index.
+            (suffix != "-shm").then(|| foreign.to_owned())
+        })?;
+        files::keep_once(damaged, path);
+        Ok(())
     }
 }
 

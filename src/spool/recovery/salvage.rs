@@ -8,13 +8,14 @@ use std::path::Path;
 use rusqlite::Connection;
 
 use super::copy::{Copier, CopyResult};
+use super::origin::{content, open_log};
 use super::replace::replace;
-use super::sequence::SequenceTable;
+use super::sequence::{SequenceTable, runs_of_database};
 use super::wal::Wal;
 use crate::metrics::Metrics;
 use crate::spool::files::{self, with_suffix};
 use crate::spool::mark::Mark;
-use crate::spool::{SpoolError, losses, schema};
+use crate::spool::{ReconciledUntil, SpoolError, losses, schema};
 
 /// Where deliveries are read from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,11 +42,6 @@ impl SalvagePlan {
         Self { cause, spools: &[&[Source::Both, Source::Database]] }
     }
 
-    /// What is damaged.
-    pub(super) fn cause(&self) -> &str {
-        &self.cause
-    }
-
     /// Examines the files before SQLite opens them. `None` when SQLite reads them correctly.
     pub(in crate::spool) fn examine(path: &Path, database: &File) -> io::Result<Option<Self>> {
         let Some(log) = open_log(path)? else { return Ok(None) };
@@ -57,7 +53,8 @@ impl SalvagePlan {
                 plan("spool.db is missing or empty, and its write-ahead log is not", &[&[Source::Log]])
             } else {
                 // SQLite would delete the log.
-                let aside = with_suffix(&files::free_name(path, "damaged"), "-wal");
+                let base = path.with_file_name(files::DATABASE);
+                let aside = with_suffix(&files::free_name(&base, files::DAMAGED), "-wal");
                 fs::rename(with_suffix(path, "-wal"), &aside)?;
                 tracing::error!(aside = %aside.display(), "a write-ahead log without a database and without deliveries is set aside");
                 Ok(None)
@@ -91,17 +88,57 @@ pub(in crate::spool) fn salvage(
     plan: &SalvagePlan,
     mut mark: Option<Mark>,
     metrics: &Metrics,
+    reconciled_until: &ReconciledUntil,
 ) -> Result<File, SpoolError> {
     let saving = with_suffix(path, ".saving");
     files::remove(&saving);
-    let log = open_log(path).map_err(SpoolError::at(path))?;
     let new = files::lock_database(&saving)?;
     let to = schema::prepare(&saving)?;
+    let oldest_received_at = mark.and_then(|mark| mark.oldest_received_at);
+    let (saved, lost) = copy_readable(path, database, plan, &mut mark, &to, false)?;
+    losses::store(&to)?;
+    // If a crash interrupts the replacement, the next start recognizes the old files.
+    let content = content(path, Some(database)).map_err(SpoolError::at(path))?.unwrap_or_default();
+    schema::add_runs(&to, &runs_of_database(database))?;
+    schema::add_runs(&to, content.run.as_slice())?;
+    schema::into_single_file(&to)?;
+    drop(to);
+    // The mark belongs to none of the sources: its spool has no file any more, and all its unacked deliveries are lost.
+    let absent = mark.map_or(0, |mark| u64::try_from(mark.last_seq - mark.acked_seq).unwrap_or(0));
+    let lost = lost.map(|lost| lost + absent);
+    if lost != Some(0) {
+        reconciled_until.set_back(oldest_received_at);
+    }
+    replace(path, &saving, || files::set_aside(path, path).map(drop)).map_err(SpoolError::at(path))?;
+    tracing::error!(
+        cause = plan.cause,
+        saved,
+        lost_at_most = lost.map_or("unknown".to_owned(), |lost| lost.to_string()),
+        "the spool was damaged: its readable deliveries are in a new file, the old files are set aside as spool.db.damaged-…"
+    );
+    metrics.spool_salvaged(saved, lost.unwrap_or(1));
+    Ok(new)
+}
+
+/// Copies every readable delivery of the files at `path`. Takes the mark if it belongs to them. Returns the number of
+/// deliveries written, and the maximum number of lost ones; `None` when it is unknown. `append`: as [`Copier::append`].
+pub(super) fn copy_readable(
+    path: &Path,
+    database: &File,
+    plan: &SalvagePlan,
+    mark: &mut Option<Mark>,
+    to: &Connection,
+    append: bool,
+) -> Result<(u64, Option<u64>), SpoolError> {
+    let log = open_log(path).map_err(SpoolError::at(path))?;
     let (mut saved, mut lost) = (0, Some(0_u64));
     for sources in plan.spools {
         let mut result = CopyResult::default();
         let mut no_action = || ();
-        let mut copier = Copier::new(&to, &mut no_action)?;
+        let mut copier = Copier::new(to, &mut no_action)?;
+        if append {
+            copier = copier.append();
+        }
         for source in *sources {
             // Without a log, `Both` is the same as `Database`.
             if log.is_none() && *source == Source::Both && sources.len() > 1 {
@@ -119,29 +156,7 @@ pub(in crate::spool) fn salvage(
         saved += result.saved;
         lost = lost.zip(result.lost()).map(|(lost, more)| lost + more);
     }
-    losses::store(&to)?;
-    schema::into_single_file(&to)?;
-    drop(to);
-    replace(path, &saving, || files::set_aside(path, path).map(drop)).map_err(SpoolError::at(path))?;
-    // The mark belongs to none of the sources: its spool has no file any more, and all its unacked deliveries are lost.
-    let absent = mark.map_or(0, |mark| u64::try_from(mark.last_seq - mark.acked_seq).unwrap_or(0));
-    let lost = lost.map(|lost| lost + absent);
-    tracing::error!(
-        cause = plan.cause,
-        saved,
-        lost_at_most = lost.map_or("unknown".to_owned(), |lost| lost.to_string()),
-        "the spool was damaged: its readable deliveries are in a new file, the old files are set aside as spool.db.damaged-…"
-    );
-    metrics.spool_salvaged(saved, lost.unwrap_or(1));
-    Ok(new)
-}
-
-/// The write-ahead log; `None` without one.
-pub(super) fn open_log(path: &Path) -> io::Result<Option<File>> {
-    match File::open(with_suffix(path, "-wal")) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        opened => opened.map(Some),
-    }
+    Ok((saved, lost))
 }
 
 /// Calls `read` with a connection to a copy of the source, and the identity of its spool. SQLite does not touch the

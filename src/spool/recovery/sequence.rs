@@ -14,6 +14,10 @@ pub(in crate::spool) const IDENTITY: &str = "spool";
 /// The name of the row with the identity of the spool that a rescue copied this one from.
 pub(in crate::spool) const PREDECESSOR: &str = "predecessor";
 
+/// The name of the rows with random numbers that identify the starts on this spool, oldest first. A copy of the files whose
+/// last number is not among them was used by another receiver, and may have other deliveries under the same numbers.
+pub(in crate::spool) const RUN: &str = "run";
+
 /// The content of the table.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(in crate::spool) struct SequenceTable {
@@ -21,6 +25,8 @@ pub(in crate::spool) struct SequenceTable {
     pub(in crate::spool) identity: Option<i64>,
     /// The last number given to a delivery.
     pub(in crate::spool) last_seq: Option<i64>,
+    /// The last start.
+    pub(in crate::spool) run: Option<i64>,
 }
 
 impl SequenceTable {
@@ -31,30 +37,43 @@ impl SequenceTable {
 
     /// `None` when the file is too short or the page has another format.
     pub(in crate::spool) fn of_database(file: &File) -> Option<Self> {
-        let mut page = vec![0; PAGE_SIZE];
-        let at = u64::from(PAGE - 1) * PAGE_SIZE as u64;
-        file.read_exact_at(&mut page, at).ok()?;
-        Self::parse(&page)
+        Self::parse(&page_of(file)?)
     }
 
-    /// Reads a leaf page. Format: <https://www.sqlite.org/fileformat2.html#b_tree_pages>
     pub(super) fn parse(page: &[u8]) -> Option<Self> {
-        if page.first() != Some(&0x0d) {
-            return None;
-        }
-        let short = |at: usize| Some(usize::from(u16::from_be_bytes([*page.get(at)?, *page.get(at + 1)?])));
         let mut sequence = Self::default();
-        for cell in 0..short(3)? {
-            let at = short(8 + 2 * cell)?;
-            let (name, number) = row(page.get(at..)?)?;
+        for (name, number) in rows(page)? {
             match name {
                 b"deliveries" => sequence.last_seq = Some(number),
                 name if name == IDENTITY.as_bytes() => sequence.identity = Some(number),
+                name if name == RUN.as_bytes() => sequence.run = Some(number),
                 _ => {}
             }
         }
         Some(sequence)
     }
+}
+
+/// The starts on the spool in a database without its log. Empty when they cannot be read.
+pub(super) fn runs_of_database(file: &File) -> Vec<i64> {
+    let page = page_of(file).unwrap_or_default();
+    let runs = rows(&page).unwrap_or_default().into_iter().filter(|(name, _)| *name == RUN.as_bytes());
+    runs.map(|(_, number)| number).collect()
+}
+
+fn page_of(file: &File) -> Option<Vec<u8>> {
+    let mut page = vec![0; PAGE_SIZE];
+    file.read_exact_at(&mut page, u64::from(PAGE - 1) * PAGE_SIZE as u64).ok()?;
+    Some(page)
+}
+
+/// The rows of a leaf page. Format: <https://www.sqlite.org/fileformat2.html#b_tree_pages>
+fn rows(page: &[u8]) -> Option<Vec<(&[u8], i64)>> {
+    if page.first() != Some(&0x0d) {
+        return None;
+    }
+    let short = |at: usize| Some(usize::from(u16::from_be_bytes([*page.get(at)?, *page.get(at + 1)?])));
+    (0..short(3)?).map(|cell| row(page.get(short(8 + 2 * cell)?..)?)).collect()
 }
 
 /// The name and the number in a cell: the size of the record, the row's id, the record.

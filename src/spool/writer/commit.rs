@@ -90,6 +90,9 @@ impl Writer {
 
     /// Measures whether a delivery could be written, when none was written for a while or the latest was rejected.
     pub(super) fn probe(&mut self) {
+        if self.aside_measured_at.elapsed() >= PROBE_INTERVAL {
+            self.measure_aside();
+        }
         let rejecting = self.status.rejecting.is_some();
         if !rejecting && self.wrote_at.elapsed() < PROBE_INTERVAL {
             return;
@@ -157,6 +160,9 @@ impl Writer {
         }
         // Within the transaction, which already holds the locks that a measurement needs.
         let (usage, positions) = (usage::measure(&transaction)?, StoredPositions::read(&transaction)?);
+        if missing > 0 {
+            self.reconciled_until.set_back(self.status.oldest_received_at);
+        }
         transaction.commit()?;
         losses::count(missing, &self.metrics);
         self.positions = positions;

@@ -26,7 +26,7 @@ use super::reader::WriterChannels;
 use super::recovery::rescue::RescueCopy;
 use super::recovery::sequence::SequenceTable;
 use super::reserve::Reserve;
-use super::{Intake, Seq, SpoolError, SpoolStatus, schema, usage};
+use super::{Intake, ReconciledUntil, Seq, SpoolError, SpoolStatus, schema, usage};
 use crate::config;
 use crate::delivery::RejectReason;
 use crate::metrics::Metrics;
@@ -95,6 +95,8 @@ pub(crate) struct Writer {
     reserve: Reserve,
     mark: Option<MarkFile>,
     identity: i64,
+    /// The starts on this spool, and on those that it was copied from.
+    runs: Vec<i64>,
     dir: PathBuf,
     max_bytes: u64,
     lock_timeout: Duration,
@@ -109,9 +111,13 @@ pub(crate) struct Writer {
     /// The copy of the lost files' deliveries, for the next attempt.
     rescue_copy: Option<RescueCopy>,
     wrote_at: Instant,
+    /// When the size of the files that are set aside was last measured.
+    aside_measured_at: Instant,
     /// The write-ahead log is not emptied before this time, because the last attempt failed.
     reclaim_after: Instant,
     metrics: Arc<Metrics>,
+    /// Set back before a loss is stored.
+    reconciled_until: Arc<ReconciledUntil>,
 }
 
 impl Writer {
@@ -135,9 +141,12 @@ impl Writer {
         channels: Channels,
         settings: &config::Spool,
         metrics: Arc<Metrics>,
+        reconciled_until: Arc<ReconciledUntil>,
     ) -> Result<Self, SpoolError> {
         connection.busy_timeout(settings.lock_timeout)?;
         let identity = schema::identity(&connection)?;
+        // Fails on a full disk. Then a copy of the files may be taken for an older state of this spool.
+        let runs = schema::begin_run(&connection).or_else(|_| schema::runs(&connection))?;
         let positions = StoredPositions::read(&connection)?;
         let usage = usage::measure(&connection)?;
         let mut writer = Self {
@@ -151,8 +160,9 @@ impl Writer {
             reserve: Reserve::new(&settings.dir),
             mark: MarkFile::open(&settings.dir).ok(),
             identity,
+            runs,
             dir: settings.dir.clone(),
-            max_bytes: settings.max_bytes,
+            max_bytes: usage::max_bytes(settings),
             lock_timeout: settings.lock_timeout,
             status,
             logged: None,
@@ -161,10 +171,13 @@ impl Writer {
             files_lost: false,
             rescue_copy: None,
             wrote_at: Instant::now(),
+            aside_measured_at: Instant::now(),
             reclaim_after: Instant::now(),
             metrics,
+            reconciled_until,
         };
         writer.apply_usage(&usage);
+        writer.measure_aside();
         let _ = writer.confirm_files();
         writer.write_mark();
         writer.publish();
@@ -303,9 +316,13 @@ impl Writer {
 
     fn write_mark(&self) {
         if let Some(mark) = &self.mark {
-            let SpoolStatus { last_seq, acked_seq, .. } = self.status;
-            mark.write(Mark { identity: self.identity, last_seq, acked_seq });
+            mark.write(self.current_mark());
         }
+    }
+
+    fn current_mark(&self) -> Mark {
+        let SpoolStatus { last_seq, acked_seq, oldest_received_at, .. } = self.status;
+        Mark { identity: self.identity, last_seq, acked_seq, oldest_received_at }
     }
 }
 

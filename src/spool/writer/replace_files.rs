@@ -7,7 +7,7 @@ use rusqlite::config::DbConfig;
 use super::Writer;
 use crate::delivery::RejectReason;
 use crate::spool::files::{DATABASE, FileFault, FileSizes};
-use crate::spool::mark::MarkFile;
+use crate::spool::mark::{Mark, MarkFile};
 use crate::spool::positions::StoredPositions;
 use crate::spool::recovery::absorb;
 use crate::spool::recovery::rescue::{LostSpool, RescuedSpool};
@@ -79,10 +79,19 @@ impl Writer {
         self.publish();
         // The new file needs the space.
         self.reserve.release();
-        let SpoolStatus { last_seq, acked_seq, .. } = self.status;
+        let SpoolStatus { last_seq, acked_seq, oldest_received_at, .. } = self.status;
         // SQLite must not read with a truncated index.
         let connection = self.files.check_index().is_ok().then_some(&self.connection);
-        let lost = LostSpool { connection, files: &self.files, identity: self.identity, last_seq, acked_seq };
+        let lost = LostSpool {
+            connection,
+            files: &self.files,
+            identity: self.identity,
+            runs: &self.runs,
+            last_seq,
+            acked_seq,
+            oldest_received_at,
+            reconciled_until: &self.reconciled_until,
+        };
         let intake = &self.channels.intake;
         let rescued = lost.rescue(&self.dir.join(DATABASE), &mut self.rescue_copy, &mut || {
             intake.writing();
@@ -112,10 +121,18 @@ impl Writer {
         self.min_sizes = FileSizes::default();
         (self.log_end, self.database_numbers) = (None, None);
         self.reserve = Reserve::new(&self.dir);
+        // Written over by the next `write_mark`.
+        let mark_of_other = Mark::read(&self.dir).filter(|mark| *mark != self.current_mark());
         self.mark = MarkFile::open(&self.dir).ok();
         self.identity = schema::identity(&self.connection).unwrap_or_default();
         // A spool of another receiver may have had the name of this one.
-        let absorbed = absorb::absorb(&self.dir.join(DATABASE), &self.connection, &self.metrics);
+        let absorbed = absorb::absorb(
+            &self.dir.join(DATABASE),
+            &self.connection,
+            mark_of_other,
+            &self.metrics,
+            &self.reconciled_until,
+        );
         if let Err(error) = absorbed.and_then(|()| self.read_last_seq()) {
             tracing::error!(%error, "rescued deliveries cannot be read now: the next start tries again");
         }
@@ -126,6 +143,7 @@ impl Writer {
         if let Ok(usage) = usage::measure(&self.connection) {
             self.apply_usage(&usage);
         }
+        self.measure_aside();
         // A fault is ignored here: the check before the next write finds it again.
         let _ = self.confirm_files();
         self.write_mark();
@@ -151,6 +169,7 @@ mod tests {
 
     use bytes::Bytes;
     use time::OffsetDateTime;
+    use time::format_description::well_known::Rfc3339;
 
     use super::*;
     use crate::auth::AuthMethod;
@@ -174,9 +193,13 @@ mod tests {
     }
 
     async fn append(spool: &mut Spool, body: &'static [u8]) {
+        append_received_at(spool, body, OffsetDateTime::now_utc()).await;
+    }
+
+    async fn append_received_at(spool: &mut Spool, body: &'static [u8], received_at: OffsetDateTime) {
         let delivery = Delivery {
             body: Bytes::from_static(body),
-            received_at: OffsetDateTime::now_utc(),
+            received_at,
             authenticated_by: Some(AuthMethod::None),
             acknowledged: true,
             reference: None,
@@ -217,6 +240,94 @@ mod tests {
         let count =
             page.lines().find_map(|line| line.strip_prefix("workflow_receiver_spool_unreadable_total "));
         count.unwrap().to_owned()
+    }
+
+    /// A spool with two unrecorded deliveries, received at the returned time. `reconciled-until` has the current time.
+    async fn with_old_deliveries(dir: &Path) -> (Spool, OffsetDateTime) {
+        let now = OffsetDateTime::now_utc().replace_nanosecond(0).unwrap();
+        let received_at = now - time::Duration::days(3);
+        fs::write(dir.join("reconciled-until"), now.format(&Rfc3339).unwrap()).unwrap();
+        let (mut spool, _) = open_in(dir);
+        append_received_at(&mut spool, b"one", received_at).await;
+        append_received_at(&mut spool, b"two", received_at + time::Duration::hours(1)).await;
+        (spool, received_at)
+    }
+
+    fn reconciled_until(dir: &Path) -> OffsetDateTime {
+        let text = fs::read_to_string(dir.join("reconciled-until")).unwrap();
+        OffsetDateTime::parse(&text, &Rfc3339).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_start_that_counts_lost_deliveries_sets_reconciled_until_back() {
+        let losses: [Accident; 3] = [
+            ("all files except the mark", |dir| {
+                for name in ["spool.db", "spool.db-wal", "spool.db-shm"] {
+                    fs::remove_file(dir.join(name)).unwrap();
+                }
+            }),
+            ("the log", |dir| fs::remove_file(dir.join("spool.db-wal")).unwrap()),
+            ("the database", |dir| fs::write(dir.join("spool.db"), "damaged").unwrap()),
+        ];
+        for (removed, lose) in losses {
+            let dir = tempfile::tempdir().unwrap();
+            let (spool, received_at) = with_old_deliveries(dir.path()).await;
+            let dir = killed(dir.path());
+            drop(spool);
+            lose(dir.path());
+            let (_spool, metrics) = open_in(dir.path());
+            assert_eq!(reconciled_until(dir.path()), received_at, "{removed}: {} lost", reported(&metrics));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_rescue_that_counts_lost_deliveries_sets_reconciled_until_back_although_it_is_killed() {
+        for steps in 0..=7 {
+            let dir = tempfile::tempdir().unwrap();
+            let (mut spool, received_at) = with_old_deliveries(dir.path()).await;
+            let other = rusqlite::Connection::open(dir.path().join("spool.db")).unwrap();
+            other.execute("DELETE FROM deliveries WHERE seq = 2", []).unwrap();
+            fs::remove_file(dir.path().join("spool.db-shm")).unwrap();
+            let fault = spool.writer.check_files().unwrap_err();
+            CRASH_AFTER.set(steps);
+            spool.writer.replace_files(&fault).unwrap();
+            CRASH_AFTER.set(usize::MAX);
+            let dir = killed(dir.path());
+            let (_spool, _) = open_in(dir.path());
+            assert_eq!(reconciled_until(dir.path()), received_at, "{steps} steps");
+        }
+    }
+
+    #[tokio::test]
+    async fn after_crashes_at_any_step_a_continued_copy_of_the_spool_is_added_and_not_replaced() {
+        for steps in 0..=7 {
+            let (dir, volume) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+            let (mut spool, _) = open_in(dir.path());
+            append(&mut spool, b"one").await;
+            drop(spool);
+            fs::copy(dir.path().join("spool.db"), volume.path().join("spool.db")).unwrap();
+            let (mut spool, _) = open_in(volume.path());
+            append(&mut spool, b"volume").await;
+            let volume = killed(volume.path());
+            drop(spool);
+            let (mut spool, _) = open_in(dir.path());
+            append(&mut spool, b"two").await;
+            for name in ["spool.db", "spool.db-wal", "spool.db-shm", "spool.mark"] {
+                fs::rename(volume.path().join(name), dir.path().join(name)).unwrap();
+            }
+            let fault = spool.writer.check_files().unwrap_err();
+            CRASH_AFTER.set(steps);
+            spool.writer.replace_files(&fault).unwrap();
+            CRASH_AFTER.set(usize::MAX);
+            let dir = killed(dir.path());
+            drop(spool);
+            let (mut next, _) = open_in(dir.path());
+            let spooled = next.reader.next(0, BatchLimits { rows: 100, bytes: 1 << 20 }).unwrap();
+            let mut bodies: Vec<_> = spooled.iter().map(|spooled| &spooled.delivery.body[..]).collect();
+            bodies.sort();
+            bodies.dedup();
+            assert_eq!(bodies, [&b"one"[..], b"two", b"volume"], "{steps} steps");
+        }
     }
 
     #[tokio::test]

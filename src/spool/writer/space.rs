@@ -5,9 +5,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Writer;
-use crate::spool::Unwritable;
-use crate::spool::files::FileSizes;
+use crate::spool::files::{self, FileSizes};
 use crate::spool::usage::{MIN_FREE, Usage, measure};
+use crate::spool::{SpoolStatus, Unwritable};
 
 /// The database is shrunk when more bytes than this are unused and fewer than `SHRINK_BELOW` are used.
 const SHRINK_ABOVE: u64 = 64 << 20;
@@ -72,9 +72,21 @@ impl Writer {
         let _ = self.confirm_files();
     }
 
+    /// Measures the files that are set aside. An operator may remove them.
+    pub(super) fn measure_aside(&mut self) {
+        self.aside_measured_at = Instant::now();
+        self.status.set_aside_bytes = files::set_aside_bytes(&self.dir);
+    }
+
     pub(super) fn apply_usage(&mut self, usage: &Usage) {
         self.status.bytes = usage.bytes + self.status.wal_bytes;
-        self.status.oldest_received_at = usage.oldest_received_at;
+        let SpoolStatus { last_seq, acked_seq, .. } = self.status;
+        self.status.oldest_received_at = match usage.oldest {
+            // The first ones are missing: they are older.
+            Some((seq, _)) if seq > acked_seq + 1 => self.status.oldest_received_at,
+            None if last_seq > acked_seq => self.status.oldest_received_at,
+            oldest => oldest.map(|(_, received_at)| received_at),
+        };
         self.unused = usage.unused;
         self.min_sizes.database = self.min_sizes.database.min(usage.bytes + usage.unused);
     }

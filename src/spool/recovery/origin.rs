@@ -1,0 +1,51 @@
+//! What the spool's files hold, before SQLite opens them.
+
+use std::fs::File;
+use std::io;
+use std::path::Path;
+
+use super::sequence::SequenceTable;
+use super::wal::{Findings, Wal};
+use crate::spool::files::with_suffix;
+use crate::spool::schema;
+
+/// The identity, the last number and the last start of the files at `path`. Empty when they hold nothing; `None` when they are
+/// damaged or of different spools.
+pub(super) fn content(path: &Path, database: Option<&File>) -> io::Result<Option<SequenceTable>> {
+    let log = open_log(path)?;
+    let findings = match log.as_ref().map(Wal::open).transpose()?.flatten() {
+        Some(wal) => wal.examine()?,
+        None => Findings::default(),
+    };
+    let in_database = database.and_then(SequenceTable::of_database);
+    let is_empty = database.map_or(Ok(true), |database| database.metadata().map(|file| file.len() == 0))?;
+    Ok(match (in_database, findings.sequence) {
+        (Some(in_database), Some(in_log)) if in_database.identity != in_log.identity => None,
+        (Some(in_database), Some(in_log)) => {
+            Some(SequenceTable { last_seq: in_database.last_seq.max(in_log.last_seq), ..in_log })
+        }
+        (None, None) if is_empty && !findings.has_commits() => Some(SequenceTable::default()),
+        (in_database, in_log) => in_database.or(in_log),
+    })
+}
+
+/// Whether the files at `path` may have deliveries that a spool with these starts never had: they are another spool, or a copy
+/// of the spool that another receiver has used.
+pub(super) fn has_other_deliveries(path: &Path, runs: &[i64]) -> bool {
+    let database = File::open(path).ok();
+    if database.as_ref().is_some_and(|database| schema::check_header(path, database).is_err()) {
+        return false;
+    }
+    let is_other = |content: SequenceTable| {
+        content.identity.is_some() && content.run.is_none_or(|run| !runs.contains(&run))
+    };
+    content(path, database.as_ref()).ok().flatten().is_some_and(is_other)
+}
+
+/// The write-ahead log; `None` without one.
+pub(super) fn open_log(path: &Path) -> io::Result<Option<File>> {
+    match File::open(with_suffix(path, "-wal")) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        opened => opened.map(Some),
+    }
+}
