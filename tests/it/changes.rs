@@ -84,7 +84,7 @@ async fn a_trigger_that_suppresses_a_number_delays_the_later_changes() {
         COMMIT",
     )
     .await;
-    until_rows(&receiver, "SELECT 1 AS n FROM attempts WHERE last_value >= 2", 1).await;
+    until_rows(&receiver.database, "SELECT 1 AS n FROM attempts WHERE last_value >= 2", 1).await;
     execute(&receiver, "DROP TRIGGER suppress ON change_batches").await;
     let mut poller = Poller::default();
     poller.until(&receiver, 6).await;
