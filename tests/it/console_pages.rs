@@ -451,9 +451,6 @@ async fn a_mapping_is_previewed_and_then_recorded() {
     let mapped = format!("{entry}?map.execution_id=executionId&map.bulk_id=bulkId&preview=1");
     let done = text(&submit(&receiver, &mapped, &format!("{entry}/retry"), &[]).await);
     assert!(done.contains("Recorded one (new)"), "{done}");
-    let shown = text(&page(&receiver, "/executions/one").await);
-    assert!(shown.contains(&format!("Recorded from quarantine entry {} by anyone , now", ids[0])), "{shown}");
-    assert!(!page(&receiver, "/executions/known").await.contains("Recorded from"));
     assert_eq!(receiver.row("SELECT received FROM bulks WHERE bulk_id = 'b'").await["received"], 1);
     // All entries with the reason: the known execution is a conflict, and one body has no executionId.
     let mapped = format!("/quarantine/{}?map.execution_id=executionId&force=on&preview=1", ids[1]);
@@ -462,9 +459,7 @@ async fn a_mapping_is_previewed_and_then_recorded() {
     assert_eq!(receiver.rows("SELECT * FROM execution_conflicts").await.len(), 1);
 
     let retried = text(&page(&receiver, "/quarantine/retried").await);
-    for part in
-        ["one (new)", "known (conflict)", "execution_id is missing or null", "by anyone", "Undo all of these"]
-    {
+    for part in ["one (new)", "known (conflict)", "execution_id is missing or null", "Undo all of these"] {
         assert!(retried.contains(part), "{part}\n{retried}");
     }
     // The form of the latest retry.
@@ -504,6 +499,22 @@ async fn a_mapping_is_previewed_and_then_recorded() {
     assert_eq!(actions, expected);
     let target = audit[0]["target"].as_str().unwrap();
     assert!(target.ends_with(" --map execution_id=executionId --map bulk_id=bulkId"), "{target}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_execution_that_a_mapping_recorded_says_who_recorded_it() {
+    let receiver = TestReceiver::start().await;
+    receiver.accept(execution("known", "completed")).await;
+    let body = json!({ "executionId": "one", "workflow_id": "w", "status": "completed" });
+    assert_eq!(receiver.post(body.to_string()).await.status(), 422);
+    receiver.wait_until_recorded().await;
+    let id = receiver.row("SELECT quarantine_id AS id FROM quarantine").await["id"].to_string();
+    let preview = format!("/quarantine/{id}?map.execution_id=executionId&preview=1");
+    submit(&receiver, &preview, &format!("/quarantine/{id}/retry"), &[]).await;
+    let shown = text(&page(&receiver, "/executions/one").await);
+    assert!(shown.contains(&format!("Recorded from quarantine entry {id} by anyone , now")), "{shown}");
+    assert!(!page(&receiver, "/executions/known").await.contains("Recorded from"));
+    assert!(text(&page(&receiver, "/quarantine/retried").await).contains("now by anyone"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

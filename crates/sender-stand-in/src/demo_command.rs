@@ -135,21 +135,26 @@ fn next_run() -> std::io::Result<usize> {
     Ok(run)
 }
 
-/// The command that opens the private PostgreSQL, which the receiver has printed.
-fn psql_line() -> Option<String> {
-    let log = fs::read_to_string(LOG).ok()?;
-    let line = log.lines().find(|line| line.starts_with("  ") && line.contains("psql"))?;
-    Some(line.trim().to_owned())
+/// The command that opens the private PostgreSQL. The receiver prints it, perhaps just after it is ready.
+async fn psql_line() -> Option<String> {
+    for _ in 0..20 {
+        let log = fs::read_to_string(LOG).ok()?;
+        if let Some(line) = log.lines().find(|line| line.starts_with("  ") && line.contains("psql")) {
+            return Some(line.trim().to_owned());
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    None
 }
 
 /// What a newcomer can try.
-fn first_steps(program: &str, console: &str, with_login: bool) -> String {
+fn first_steps(program: &str, console: &str, psql: Option<&str>, with_login: bool) -> String {
     let login = if with_login {
         format!("Log in with one of these tokens:\n    {OPERATE}\n    {READ}")
     } else {
         "No login is required. With tokens and roles: make demo LOGIN=1".to_owned()
     };
-    let psql = psql_line().map(|line| format!("  The database:\n    {line}\n")).unwrap_or_default();
+    let psql = psql.map(|line| format!("  The database:\n    {line}\n")).unwrap_or_default();
     let programs = Path::new(program).parent().unwrap_or(Path::new(".")).display();
     format!(
         "\n  The console: {console}\n    {login}\n\n{psql}  The command line, in another terminal in this directory:\n    \
@@ -166,7 +171,7 @@ async fn send(program: &str, addresses: &Addresses, stand_in: &StandIn, run: usi
     while !reqwest::get(&ready).await.is_ok_and(|response| response.status().is_success()) {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    println!("{}", first_steps(program, &console, with_login));
+    println!("{}", first_steps(program, &console, psql_line().await.as_deref(), with_login));
     let demo = Demo {
         webhook_url: webhook_url(addresses),
         admin_url: console,

@@ -92,12 +92,11 @@ impl Bulk {
         let is_part = (1..=missing).contains(&running);
         let mut reasons = Vec::new();
         if is_part {
-            let without_webhook = missing - running;
-            let mut parts = format!("{} missing: ", number(missing));
-            if without_webhook > 0 {
-                parts += &format!("{} without a webhook, ", number(without_webhook));
-            }
-            reasons.push(format!("{parts}{} still running", number(running)));
+            let others = match missing - running {
+                0 => String::new(),
+                others => format!("{} without a webhook, ", number(others)),
+            };
+            reasons.push(format!("{} missing: {others}{} still running", number(missing), number(running)));
         } else if missing > 0 {
             reasons.push(format!("{} missing", number(missing)));
         }

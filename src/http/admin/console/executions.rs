@@ -94,7 +94,7 @@ async fn list(
     let failure_classes = failure_class::filter(params);
     let failed_model = params.get("model").map(str::to_owned);
     let filter =
-        Filter { scope, reference, fetched, words, failure_classes, failed_model, ..Filter::default() };
+        Filter { scope, reference, fetched, failure_classes, failed_model, words, ..Filter::default() };
     let filter = filter.with_status(params.identifier("status"));
     let page = params.page::<Executions>(&filter);
     let query = Executions { filter, period, page };

@@ -61,7 +61,7 @@ async fn list(console: &Console, params: &Params, period: TimeRange) -> Result<M
     let Search { reference, words } = Search::of(params);
     let failure_classes = failure_class::filter(params);
     let workflow = params.identifier("workflow");
-    let filter = Filter { workflow, reference, words, failure_classes, ..Filter::default() };
+    let filter = Filter { workflow, reference, failure_classes, words, ..Filter::default() };
     let filter = filter.with_status(params.identifier("status"));
     let page = params.page::<Predictions>(&filter);
     let page = console.run(&Predictions { filter, period, page }).await?;
