@@ -10,8 +10,10 @@ const MAX_BATCHES: i64 = 1_000;
 pub(crate) enum Numbered {
     /// Every batch that was committed before the call has a number.
     All,
-    /// There may be more batches to number: the limit was reached, or another receiver is numbering.
+    /// There may be more batches to number: the limit was reached.
     MaybeMore,
+    /// Another session has the lock: usually another receiver, which numbers the batches.
+    Locked,
 }
 
 /// Finds and numbers batches without a number.
@@ -46,7 +48,7 @@ impl Numbering {
         );
         if !lock.fetch_one(&mut transaction).await? {
             transaction.rollback().await?;
-            return Ok(Numbered::MaybeMore);
+            return Ok(Numbered::Locked);
         }
         let last = sqlx::query_scalar!(r#"SELECT coalesce(max(batch_id), 0) AS "last!" FROM change_batches"#);
         if last.fetch_one(&mut transaction).await? < self.floor {

@@ -32,7 +32,7 @@ impl<T> Page<T> {
 pub(crate) struct ExecutionRow {
     pub(crate) execution_id: String,
     pub(crate) bulk_id: Option<String>,
-    /// Whether the status is final.
+    /// Whether the status is terminal.
     pub(crate) has_ended: bool,
     /// The end; without it, the start or the creation.
     pub(crate) time: Option<OffsetDateTime>,

@@ -129,6 +129,7 @@ impl BatchSource {
 
     /// Waits for a batch: a full one, or a smaller one after [`MIN_BATCH_INTERVAL`].
     pub(super) async fn next(&mut self) -> Result<Poll, SpoolError> {
+        let idle_at = Instant::now() + KEEPALIVE_INTERVAL;
         loop {
             let spool = *self.spool.borrow_and_update();
             let waiting = spool.last_seq - self.read_through;
@@ -151,7 +152,7 @@ impl BatchSource {
                 changed = self.spool.changed() => if changed.is_err() { return Ok(Poll::Closed) },
                 changed = self.in_flight.changed() => if changed.is_err() { return Ok(Poll::Closed) },
                 () = sleep_until(due), if waiting > 0 => {}
-                () = sleep(KEEPALIVE_INTERVAL), if waiting == 0 && !busy => return Ok(Poll::Idle),
+                () = sleep_until(idle_at), if waiting == 0 && !busy => return Ok(Poll::Idle),
             }
         }
     }
@@ -159,6 +160,7 @@ impl BatchSource {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
     use std::sync::Arc;
 
     use tokio::runtime;
@@ -168,15 +170,39 @@ mod tests {
     use super::*;
     use crate::config;
     use crate::metrics::Metrics;
-    use crate::spool::open;
+    use crate::spool::{Spool, open};
+
+    fn open_spool(dir: &Path) -> Spool {
+        let settings =
+            config::Spool { dir: dir.to_owned(), max_bytes: 1 << 30, lock_timeout: Duration::ZERO };
+        open(&settings, 1, &Arc::new(Metrics::new())).unwrap()
+    }
+
+    #[tokio::test]
+    async fn an_empty_spool_whose_status_changes_all_the_time_is_idle() {
+        let dir = tempfile::tempdir().unwrap();
+        let (reader, (status, status_rx)) =
+            (open_spool(dir.path()).reader, watch::channel(SpoolStatus::default()));
+        let limits = BatchLimits { rows: 1, bytes: 1 };
+        let mut source =
+            BatchSource::new(SharedReader::new(reader).unwrap(), limits, status_rx, &InFlight::default());
+        let changes = async {
+            loop {
+                status.send_replace(SpoolStatus::default());
+                sleep(KEEPALIVE_INTERVAL / 50).await;
+            }
+        };
+        tokio::select! {
+            () = changes => {}
+            poll = timeout(KEEPALIVE_INTERVAL * 6, source.next()) => assert!(matches!(poll, Ok(Ok(Poll::Idle)))),
+        }
+    }
 
     /// A runtime without a free thread behaves as one that cannot start a thread.
     #[test]
     fn a_read_needs_no_further_thread_of_the_runtime() {
         let dir = tempfile::tempdir().unwrap();
-        let settings =
-            config::Spool { dir: dir.path().to_owned(), max_bytes: 1 << 30, lock_timeout: Duration::ZERO };
-        let spool = open(&settings, 1, &Arc::new(Metrics::new())).unwrap();
+        let spool = open_spool(dir.path());
         let reader = spool.reader;
         // Without its writer, the reader checks nothing.
         drop(spool.writer);

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use time::OffsetDateTime;
 use tokio::sync::{Notify, watch};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::RecorderHealth;
 use crate::db::{ConnectionPool, DbError, Numbered, Numbering};
@@ -16,6 +16,8 @@ use crate::metrics::Metrics;
 const MIN_INTERVAL: Duration = Duration::from_millis(100);
 /// Maximum time between two runs. A run also numbers the batches of a receiver that was killed.
 const MAX_INTERVAL: Duration = Duration::from_secs(1);
+/// A receiver that numbers has the lock for milliseconds.
+const MAX_LOCKED: Duration = Duration::from_secs(5);
 
 pub(crate) struct Sequencer {
     /// Shared with the recorder. If PostgreSQL grants too few connections, the sequencer waits for one of the recorder's,
@@ -34,26 +36,35 @@ impl Sequencer {
     /// Runs until dropped. An error of PostgreSQL never ends it.
     pub(super) async fn run(&self) -> Infallible {
         let (mut numbering, mut recording) = (Numbering::default(), self.recording.clone());
-        let (mut failing, mut check) = (false, true);
+        let (mut failing, mut check, mut unlocked_at) = (false, true, Instant::now());
         loop {
             // The channel closes only when the process ends.
             let _ = recording.wait_for(|recording| matches!(recording, RecorderHealth::Working)).await;
             let numbered = self.number(&mut numbering, check).await;
-            match &numbered {
-                Ok(_) if failing => tracing::info!("changes are numbered again"),
-                Err(error) if !failing => {
-                    tracing::warn!(
-                        "changes cannot be numbered, so /api/v1/changes and /api/v1/events are late: {error}"
-                    );
+            if !matches!(numbered, Ok(Numbered::Locked)) {
+                unlocked_at = Instant::now();
+            }
+            let why = match &numbered {
+                Err(error) => Some(error.to_string()),
+                Ok(Numbered::Locked) if unlocked_at.elapsed() > MAX_LOCKED => {
+                    Some("another session keeps the advisory lock of the numbering (pg_locks)".to_owned())
                 }
+                Ok(_) => None,
+            };
+            match &why {
+                None if failing => tracing::info!("changes are numbered again"),
+                Some(why) if !failing => tracing::warn!(
+                    "changes cannot be numbered, so /api/v1/changes and /api/v1/events are late: {why}"
+                ),
                 _ => {}
             }
-            failing = numbered.is_err();
+            failing = why.is_some();
             if matches!(numbered, Ok(Numbered::All)) {
                 self.metrics.changes_numbered_timestamp.set(OffsetDateTime::now_utc().unix_timestamp());
             }
             sleep(MIN_INTERVAL).await;
-            if !matches!(numbered, Ok(Numbered::MaybeMore)) {
+            let may_be_more = matches!(numbered, Ok(Numbered::MaybeMore | Numbered::Locked)) && !failing;
+            if !may_be_more {
                 check = timeout(MAX_INTERVAL, self.committed.notified()).await.is_err();
             }
         }
@@ -63,7 +74,7 @@ impl Sequencer {
     /// them.
     pub(super) async fn finish(&self) {
         let mut numbering = Numbering::default();
-        while let Ok(Numbered::MaybeMore) = self.number(&mut numbering, true).await {
+        while let Ok(Numbered::MaybeMore | Numbered::Locked) = self.number(&mut numbering, true).await {
             sleep(MIN_INTERVAL).await;
         }
     }

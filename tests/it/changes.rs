@@ -168,6 +168,7 @@ async fn the_changes_of_a_killed_receiver_are_numbered_by_another_one() {
     process.accept(execution("killed", "completed")).await;
     let recorded = "SELECT FROM executions WHERE execution_id = 'killed'";
     until_rows(&database, recorded, 1).await;
+    process.wait_for("another session keeps the advisory lock of the numbering");
     process.kill();
     assert_eq!(rows(&database, numbered).await.len(), 1);
     let other = TestReceiver::start_on(database.clone(), |_| {}).await;

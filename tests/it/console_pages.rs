@@ -533,11 +533,11 @@ async fn a_mapping_for_all_entries_is_confirmed_and_sets_no_identifier() {
     let (without_id, without_status) = (entry("execution_id").await, entry("status").await);
 
     let html = page(&receiver, &format!("{without_status}?set.status=bogus&preview=1")).await;
-    let warning = "The status \u{201c} bogus \u{201d} is not a known final status";
+    let warning = "The status \u{201c} bogus \u{201d} is not a known terminal status";
     assert!(text(&html).contains(warning), "{}", text(&html));
     assert!(html.contains("list=\"statuses\"") && html.contains("<option value=\"succeeded\">"), "{html}");
     let html = page(&receiver, &format!("{without_status}?set.status=success&preview=1")).await;
-    assert!(!text(&html).contains("not a known final status"), "{}", text(&html));
+    assert!(!text(&html).contains("not a known terminal status"), "{}", text(&html));
 
     let html = page(&receiver, &format!("{without_id}?map.execution_id=executionId&preview=1")).await;
     assert!(html.contains("Record all with this reason (2 entries)"), "{html}");

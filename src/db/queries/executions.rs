@@ -32,7 +32,7 @@ columns! {
         pub(crate) workflow_id: String,
         /// The bulk of the execution; null outside of a bulk.
         pub(crate) bulk_id: Option<String>,
-        /// The status, as sent. completed, failed and cancelled are final, and succeeded or success in a legacy flow; other
+        /// The status, as sent. completed, failed and cancelled are terminal, and succeeded or success in a legacy flow; other
         /// statuses, such as running, are not.
         pub(crate) status: String,
         /// The kind of failure, such as `ExecutionFailed`; null if not sent. The first 1,000 characters.

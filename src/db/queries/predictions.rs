@@ -29,7 +29,7 @@ columns! {
         pub(crate) prediction_id: String,
         /// The workflow that the prediction is a step of; null for a prediction outside of a workflow.
         pub(crate) workflow_id: Option<String>,
-        /// The status, as sent. succeeded, success, completed, failed and cancelled are final; other statuses are not.
+        /// The status, as sent. succeeded, success, completed, failed and cancelled are terminal; other statuses are not.
         pub(crate) status: String,
         /// The kind of failure, such as `PROVIDER_REJECTED`; null if not sent. The first 1,000 characters.
         pub(crate) error: Option<String>,

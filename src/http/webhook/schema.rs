@@ -12,7 +12,7 @@ pub(super) struct Webhook {
     execution_id: IdentifierOrInteger,
     /// Identifies the workflow: at most 255 bytes. An integer is stored as its digits.
     workflow_id: IdentifierOrInteger,
-    /// completed, succeeded, success, failed and cancelled are final; any other status, such as running, is not.
+    /// completed, succeeded, success, failed and cancelled are terminal; any other status, such as running, is not.
     status: Identifier,
     /// The bulk of the execution: a string or an integer.
     #[schema(required = false)]

@@ -280,8 +280,8 @@ fn previewed(extracted: &Extracted, disposition: Option<Disposition>) -> Markup 
             @if let Some(disposition) = disposition { p { (disposition_badge(disposition, &execution.execution_id)) } }
             @if !is_terminal(&execution.status) {
                 (notice("warn", html! {
-                    "The status \u{201c}" (visible(&execution.status)) "\u{201d} is not a known final status, so the execution \
-                    would count as running. Final statuses: " (TERMINAL.join(", ")) "."
+                    "The status \u{201c}" (visible(&execution.status)) "\u{201d} is not a known terminal status, so the execution \
+                    would count as running. Terminal statuses: " (TERMINAL.join(", ")) "."
                 }))
             }
             dl.pairs {
@@ -303,7 +303,7 @@ fn previewed(extracted: &Extracted, disposition: Option<Disposition>) -> Markup 
 fn disposition_badge(disposition: Disposition, execution_id: &str) -> Markup {
     let (kind, text) = match disposition {
         Disposition::New => ("ok", "new execution"),
-        Disposition::Replacement => ("ok", "replaces a status that is not final"),
+        Disposition::Replacement => ("ok", "replaces a status that is not terminal"),
         Disposition::Duplicate => ("muted", "duplicate of a recorded execution"),
         Disposition::Conflict | Disposition::ConflictDropped => {
             ("warn", "conflict with a recorded execution")

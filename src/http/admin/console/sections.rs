@@ -77,7 +77,7 @@ pub(super) struct Deliveries<'d> {
 }
 
 impl Deliveries<'_> {
-    /// Whether a webhook arrived before the end of a fetched execution. Its status was not final.
+    /// Whether a webhook arrived before the end of a fetched execution. Its status was not terminal.
     fn is_fetched_after_a_webhook(&self) -> bool {
         self.fetched_from.is_some() && self.count > 1 && self.ended.is_some_and(|ended| self.first < ended)
     }
