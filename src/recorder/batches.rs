@@ -181,11 +181,11 @@ mod tests {
     #[tokio::test]
     async fn an_empty_spool_whose_status_changes_all_the_time_is_idle() {
         let dir = tempfile::tempdir().unwrap();
-        let (reader, (status, status_rx)) =
-            (open_spool(dir.path()).reader, watch::channel(SpoolStatus::default()));
+        let (status, status_rx) = watch::channel(SpoolStatus::default());
+        let reader = SharedReader::new(open_spool(dir.path()).reader).unwrap();
         let limits = BatchLimits { rows: 1, bytes: 1 };
-        let mut source =
-            BatchSource::new(SharedReader::new(reader).unwrap(), limits, status_rx, &InFlight::default());
+        let in_flight = InFlight::default();
+        let mut source = BatchSource::new(reader, limits, status_rx, &in_flight);
         let changes = async {
             loop {
                 status.send_replace(SpoolStatus::default());
