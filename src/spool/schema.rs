@@ -8,7 +8,7 @@ use std::time::Duration;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
 
-use super::recovery::sequence::{IDENTITY, PREDECESSOR, RUN};
+use super::recovery::sequence::{IDENTITY, PREDECESSOR, RUN, RUN_RANDOM_BITS};
 use super::{Seq, SpoolError, files};
 
 /// Marks the file as a spool: "WFSP".
@@ -61,6 +61,13 @@ pub(super) fn check_header(path: &Path, database: &File) -> Result<(), SpoolErro
     // The first page of a new spool is on disk before its tables are.
     let unfinished = application == 0 && database.metadata().is_ok_and(|metadata| metadata.len() <= 4096);
     if unfinished { Ok(()) } else { check_version(path, application, version) }
+}
+
+/// Whether the file has the header of a spool, or is an empty or unfinished one.
+pub(super) fn is_spool(path: &Path, database: &File) -> bool {
+    let mut magic = [0; files::MAGIC.len()];
+    let has_other_header = database.read_exact_at(&mut magic, 0).is_ok() && magic != *files::MAGIC;
+    !has_other_header && check_header(path, database).is_ok()
 }
 
 fn check_version(path: &Path, application: i64, version: i64) -> Result<(), SpoolError> {
@@ -155,18 +162,22 @@ pub(super) fn identity(connection: &Connection) -> rusqlite::Result<i64> {
     Ok(find()?.unwrap_or_default())
 }
 
-/// Adds a random number for this start. Returns the numbers of all starts that are known, oldest first.
-pub(super) fn begin_run(connection: &Connection) -> rusqlite::Result<Vec<i64>> {
-    let transaction = connection.unchecked_transaction()?;
-    let insert = "INSERT INTO sqlite_sequence (name, seq) VALUES (?, abs(random() / 2))";
-    transaction.execute(insert, [RUN])?;
-    let remove = "DELETE FROM sqlite_sequence WHERE name = ?1 AND rowid NOT IN
-                      (SELECT rowid FROM sqlite_sequence WHERE name = ?1 ORDER BY rowid DESC LIMIT ?2)";
-    transaction.execute(remove, (RUN, MAX_RUNS))?;
-    let runs = runs(&transaction)?;
-    transaction.commit().map(|()| runs)
+/// Identifies this start. Only reads, so that a start on a full disk succeeds; [`add_run`] stores it with the first delivery.
+pub(super) fn new_run(connection: &Connection) -> rusqlite::Result<i64> {
+    let select = "SELECT coalesce(max(seq), 0) << ?1 | (random() & (1 << ?1) - 1)
+                  FROM sqlite_sequence WHERE name = 'deliveries'";
+    connection.query_row(select, [RUN_RANDOM_BITS], |row| row.get(0))
 }
 
+/// Stores a start, and forgets the oldest ones.
+pub(super) fn add_run(transaction: &Connection, run: i64) -> rusqlite::Result<()> {
+    add_runs(transaction, &[run])?;
+    let remove = "DELETE FROM sqlite_sequence WHERE name = ?1 AND rowid NOT IN
+                      (SELECT rowid FROM sqlite_sequence WHERE name = ?1 ORDER BY rowid DESC LIMIT ?2)";
+    transaction.execute(remove, (RUN, MAX_RUNS)).map(drop)
+}
+
+/// The stored starts, oldest first.
 pub(super) fn runs(connection: &Connection) -> rusqlite::Result<Vec<i64>> {
     let mut select = connection.prepare("SELECT seq FROM sqlite_sequence WHERE name = ? ORDER BY rowid")?;
     select.query_map([RUN], |row| row.get(0))?.collect()

@@ -61,8 +61,7 @@ fn lock_successor(
     schema::check_header(rescued, &file)?;
     let connection = schema::connect(rescued)?;
     let runs = schema::runs(&connection)?;
-    // A copy of the spool that another receiver has used has other deliveries.
-    if !schema::has_identity(&connection, identity)? || own.run.is_some_and(|run| !runs.contains(&run)) {
+    if !schema::has_identity(&connection, identity)? || own.run.is_some() && !own.is_known_to(&runs) {
         return Ok(None);
     }
     schema::check_structure(&connection)?;

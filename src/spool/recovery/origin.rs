@@ -29,17 +29,21 @@ pub(super) fn content(path: &Path, database: Option<&File>) -> io::Result<Option
     })
 }
 
-/// Whether the files at `path` may have deliveries that a spool with these starts never had: they are another spool, or a copy
-/// of the spool that another receiver has used.
-pub(super) fn has_other_deliveries(path: &Path, runs: &[i64]) -> bool {
+/// Whether the files at `path` have deliveries that a spool with these starts never had ([`SequenceTable::is_known_to`]).
+/// `None` when the database is damaged or missing. `own_identity`: the files are those of the spool with this identity, and
+/// another program may have written into them. Without their log, they may not know the last start.
+pub(super) fn has_other_deliveries(path: &Path, runs: &[i64], own_identity: Option<i64>) -> Option<bool> {
     let database = File::open(path).ok();
-    if database.as_ref().is_some_and(|database| schema::check_header(path, database).is_err()) {
-        return false;
+    if database.as_ref().is_some_and(|database| !schema::is_spool(path, database)) {
+        return Some(false);
     }
-    let is_other = |content: SequenceTable| {
-        content.identity.is_some() && content.run.is_none_or(|run| !runs.contains(&run))
+    let content = match content(path, database.as_ref()) {
+        Ok(Some(content)) => content,
+        // The log may belong to the files of before.
+        _ => SequenceTable::of_database(database.as_ref()?)?,
     };
-    content(path, database.as_ref()).ok().flatten().is_some_and(is_other)
+    let is_own = content.identity.is_none_or(|identity| Some(identity) == own_identity);
+    Some(!is_own && !content.is_known_to(runs))
 }
 
 /// The write-ahead log; `None` without one.

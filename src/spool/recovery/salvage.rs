@@ -99,8 +99,9 @@ pub(in crate::spool) fn salvage(
     losses::store(&to)?;
     // If a crash interrupts the replacement, the next start recognizes the old files.
     let content = content(path, Some(database)).map_err(SpoolError::at(path))?.unwrap_or_default();
-    schema::add_runs(&to, &runs_of_database(database))?;
-    schema::add_runs(&to, content.run.as_slice())?;
+    let mut runs = runs_of_database(database);
+    runs.extend(content.run.filter(|run| !runs.contains(run)));
+    schema::add_runs(&to, &runs)?;
     schema::into_single_file(&to)?;
     drop(to);
     // The mark belongs to none of the sources: its spool has no file any more, and all its unacked deliveries are lost.

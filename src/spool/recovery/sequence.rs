@@ -14,9 +14,10 @@ pub(in crate::spool) const IDENTITY: &str = "spool";
 /// The name of the row with the identity of the spool that a rescue copied this one from.
 pub(in crate::spool) const PREDECESSOR: &str = "predecessor";
 
-/// The name of the rows with random numbers that identify the starts on this spool, oldest first. A copy of the files whose
-/// last number is not among them was used by another receiver, and may have other deliveries under the same numbers.
+/// The name of the rows that identify the starts on this spool, oldest first: the last number of a delivery before the start,
+/// shifted by [`RUN_RANDOM_BITS`], plus a random number.
 pub(in crate::spool) const RUN: &str = "run";
+pub(in crate::spool) const RUN_RANDOM_BITS: u32 = 15;
 
 /// The content of the table.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +39,13 @@ impl SequenceTable {
     /// `None` when the file is too short or the page has another format.
     pub(in crate::spool) fn of_database(file: &File) -> Option<Self> {
         Self::parse(&page_of(file)?)
+    }
+
+    /// Whether a spool with the starts `runs` had every delivery of this content. Otherwise it is another spool, or a copy of
+    /// the spool that continued after the copy was made: it may have other deliveries under the same numbers.
+    pub(in crate::spool) fn is_known_to(&self, runs: &[i64]) -> bool {
+        let Some(at) = runs.iter().position(|run| Some(*run) == self.run) else { return false };
+        runs.get(at + 1).is_none_or(|next| self.last_seq.unwrap_or(0) <= next >> RUN_RANDOM_BITS)
     }
 
     pub(super) fn parse(page: &[u8]) -> Option<Self> {

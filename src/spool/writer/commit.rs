@@ -133,6 +133,9 @@ impl Writer {
         if StoredPositions::read(&transaction)? != self.positions {
             return Err(FileFault::RolledBack.into());
         }
+        if let Some(run) = self.runs.last().filter(|_| !self.run_is_stored && !group.is_empty()) {
+            schema::add_run(&transaction, *run)?;
+        }
         let results = {
             let mut insert = transaction.prepare_cached(INSERT)?;
             group
@@ -164,6 +167,7 @@ impl Writer {
             self.reconciled_until.set_back(self.status.oldest_received_at);
         }
         transaction.commit()?;
+        self.run_is_stored |= !group.is_empty();
         losses::count(missing, &self.metrics);
         self.positions = positions;
         self.status.last_seq = last_seq;

@@ -95,8 +95,10 @@ pub(crate) struct Writer {
     reserve: Reserve,
     mark: Option<MarkFile>,
     identity: i64,
-    /// The starts on this spool, and on those that it was copied from.
+    /// The starts on this spool, and on those that it was copied from. The last one is this start.
     runs: Vec<i64>,
+    /// Whether this start is stored: it is stored with its first delivery.
+    run_is_stored: bool,
     dir: PathBuf,
     max_bytes: u64,
     lock_timeout: Duration,
@@ -145,8 +147,8 @@ impl Writer {
     ) -> Result<Self, SpoolError> {
         connection.busy_timeout(settings.lock_timeout)?;
         let identity = schema::identity(&connection)?;
-        // Fails on a full disk. Then a copy of the files may be taken for an older state of this spool.
-        let runs = schema::begin_run(&connection).or_else(|_| schema::runs(&connection))?;
+        let mut runs = schema::runs(&connection)?;
+        runs.push(schema::new_run(&connection)?);
         let positions = StoredPositions::read(&connection)?;
         let usage = usage::measure(&connection)?;
         let mut writer = Self {
@@ -161,6 +163,7 @@ impl Writer {
             mark: MarkFile::open(&settings.dir).ok(),
             identity,
             runs,
+            run_is_stored: false,
             dir: settings.dir.clone(),
             max_bytes: usage::max_bytes(settings),
             lock_timeout: settings.lock_timeout,

@@ -125,6 +125,7 @@ impl Writer {
         let mark_of_other = Mark::read(&self.dir).filter(|mark| *mark != self.current_mark());
         self.mark = MarkFile::open(&self.dir).ok();
         self.identity = schema::identity(&self.connection).unwrap_or_default();
+        self.run_is_stored = true;
         // A spool of another receiver may have had the name of this one.
         let absorbed = absorb::absorb(
             &self.dir.join(DATABASE),
