@@ -177,7 +177,7 @@ async fn rejected(console: &Console, bulk: &Bulk) -> Result<Rejected, PageError>
     let filter = expected::Filter {
         bulk: Some(bulk.bulk_id.clone()),
         state: Some(ExpectedState::Rejected),
-        reference: None,
+        ..expected::Filter::default()
     };
     let page = PageRequest { limit: MAX_REJECTED, after: None };
     for input in console.run(&ExpectedQuery { filter, page }).await?.items {
