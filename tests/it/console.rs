@@ -447,6 +447,7 @@ async fn the_overview_shows_which_model_fails_most() {
     );
     let page = browser.text("/executions/2").await;
     assert!(page.contains("href=\"/executions?model=flux\""), "{page}");
+    assert!(page.contains("href=\"#step-0\"") && page.contains("id=\"step-0\""), "{page}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -493,8 +494,10 @@ async fn an_unknown_path_is_a_page_for_browsers_and_a_problem_for_programs() {
 #[tokio::test(flavor = "multi_thread")]
 async fn without_postgresql_the_overview_shows_the_state_of_the_receiver() {
     let receiver = TestReceiver::start_on(no_database(), |_| {}).await;
-    receiver.accept(execution("waiting", "completed")).await;
     let browser = Browser::new(&receiver.admin);
+    let page = browser.text("/").await;
+    assert!(page.contains("<span>Recording</span><strong><span class=\"badge warn\">paused"), "{page}");
+    receiver.accept(execution("waiting", "completed")).await;
     let page = browser.text("/").await;
     assert!(page.contains("The database cannot be read"), "{page}");
     assert!(page.contains("<span>Recording</span><strong>1 waiting"), "{page}");

@@ -803,6 +803,8 @@ async fn the_button_reconcile_fetches_missing_executions_in_the_background() {
         receiver.row(&ended).await["n"] == 1
     };
     let path = format!("/executions/{one}/reconcile");
+    let shown = text(&page(&receiver, "/bulks/b").await);
+    assert!(shown.contains("Registered ") && !shown.contains("First webhook"), "{shown}");
     let html = submit(&receiver, "/bulks/b?show=missing", &path, &[]).await;
     assert!(html.contains("The action has started") || html.contains("1 fetched"), "{}", text(&html));
     assert!(
@@ -938,6 +940,9 @@ async fn a_search_without_a_match_leads_to_the_other_lists_that_have_one() {
         let elsewhere = ["1 execution", "1 prediction", "1 webhook"].iter().any(|list| shown.contains(list));
         assert!(shown.contains(expected) && !elsewhere, "{path}: {shown}");
     }
+    let shown = text(&page(&receiver, "/predictions").await);
+    assert!(shown.contains("flux-1-1-pro") && shown.contains("user=42"), "{shown}");
+    assert!(!shown.contains("model=flux"), "the model has a column: {shown}");
     let succeeded = "2f0d4c1e-6a35-4f0a-9a53-7d1f5f7f9c10";
     for (path, shows_failed, shows_succeeded) in [
         ("/predictions?q=flux-1-1-pro", true, false),
