@@ -376,7 +376,7 @@ async fn causes_and_numbers_of_the_overview_link_to_their_rows() {
     assert!(!found.contains("/executions/other"), "{found}");
     for part in [
         "href=\"/executions/two\"><time",
-        "<span class=\"badge muted\">provider</span></span> <a href=\"/executions?status=failed&amp;since=7d&amp;class=execution_timeout\">the provider was too slow <code>",
+        "<span class=\"badge muted\">provider</span></span> <a href=\"/executions?status=failed&amp;since=7d&amp;class=execution_timeout\">the provider was too slow <code class=\"name\">",
         "href=\"/executions?status=failed&amp;fault=provider&amp;since=7d\">provider <strong>2</strong></a>",
         "href=\"/executions?status=failed&amp;fault=unknown&amp;since=7d\">unknown <strong>1</strong></a>",
         "<h2>Failed predictions</h2>",
