@@ -907,6 +907,9 @@ async fn a_search_without_a_match_leads_to_the_other_lists_that_have_one() {
     post("user=43&model=other", example("prediction-succeeded.json")).await.unwrap();
     receiver.accept(with(execution("one", "completed"), json!({ "inputs": { "prompt": "A fox" } }))).await;
     receiver.wait_until_recorded().await;
+    let shown = text(&page(&receiver, "/predictions").await);
+    assert!(shown.contains("flux-1-1-pro") && shown.contains("user=42"), "{shown}");
+    assert!(!shown.contains("model=flux"), "the model has a column: {shown}");
     let (failed, quarantined) = ("7c9a1b52-1f0e-4a44-8a83-0a9a6a4bb0f3", "href=\"/quarantine/1\"");
     for (path, link, shown) in [
         ("/executions?q=order%3D1046", "/quarantine?q=order%3D1046", "1 webhook in quarantine matches"),
@@ -940,9 +943,6 @@ async fn a_search_without_a_match_leads_to_the_other_lists_that_have_one() {
         let elsewhere = ["1 execution", "1 prediction", "1 webhook"].iter().any(|list| shown.contains(list));
         assert!(shown.contains(expected) && !elsewhere, "{path}: {shown}");
     }
-    let shown = text(&page(&receiver, "/predictions").await);
-    assert!(shown.contains("flux-1-1-pro") && shown.contains("user=42"), "{shown}");
-    assert!(!shown.contains("model=flux"), "the model has a column: {shown}");
     let succeeded = "2f0d4c1e-6a35-4f0a-9a53-7d1f5f7f9c10";
     for (path, shows_failed, shows_succeeded) in [
         ("/predictions?q=flux-1-1-pro", true, false),
