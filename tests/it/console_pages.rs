@@ -807,6 +807,8 @@ async fn the_button_reconcile_fetches_missing_executions_in_the_background() {
         receiver.row(&ended).await["n"] == 1
     };
     let path = format!("/executions/{one}/reconcile");
+    let shown = text(&page(&receiver, "/bulks/b").await);
+    assert!(shown.contains("Registered ") && !shown.contains("First webhook"), "{shown}");
     let html = submit(&receiver, "/bulks/b?show=missing", &path, &[]).await;
     assert!(html.contains("The action has started") || html.contains("1 fetched"), "{}", text(&html));
     assert!(
@@ -909,6 +911,9 @@ async fn a_search_without_a_match_leads_to_the_other_lists_that_have_one() {
     post("user=43&model=other", example("prediction-succeeded.json")).await.unwrap();
     receiver.accept(with(execution("one", "completed"), json!({ "inputs": { "prompt": "A fox" } }))).await;
     receiver.wait_until_recorded().await;
+    let shown = text(&page(&receiver, "/predictions").await);
+    assert!(shown.contains("flux-1-1-pro") && shown.contains("user=42"), "{shown}");
+    assert!(!shown.contains("model=flux"), "the model has a column: {shown}");
     let (failed, quarantined) = ("7c9a1b52-1f0e-4a44-8a83-0a9a6a4bb0f3", "href=\"/quarantine/1\"");
     for (path, link, shown) in [
         ("/executions?q=order%3D1046", "/quarantine?q=order%3D1046", "1 webhook in quarantine matches"),

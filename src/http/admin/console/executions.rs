@@ -316,8 +316,8 @@ fn row(
                     }
                 }
                 @if let Some(cause) = cause { div.cause.cut { (visible(excerpt(cause, EXCERPT).0)) } }
-                @if let Some(class) = &execution.failure_class { small.soft { (failure_class(class, &with_filter("class", class))) } }
                 div.ids {
+                    @if let Some(class) = &execution.failure_class { small.soft { (failure_class(class, &with_filter("class", class))) } }
                     @if prompt.is_some() { span.id { (visible(&execution.execution_id)) } }
                     @if let Some(bulk) = execution.bulk_id.as_ref().filter(|_| !in_bulk) {
                         span.id { "Bulk " a href=(path("bulks", bulk)) { (visible(bulk)) } }

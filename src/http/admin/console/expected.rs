@@ -161,7 +161,6 @@ fn row(console: &Console, view: &View, expected: &Expected, in_bulk: bool) -> Ma
 
 fn state(state: &str) -> Markup {
     let (kind, name) = match state {
-        "arrived" => ("ok", state),
         "overdue" => ("bad", state),
         "missing" => ("run", "waiting"),
         _ => ("muted", state),
