@@ -376,7 +376,7 @@ async fn causes_and_numbers_of_the_overview_link_to_their_rows() {
     assert!(!found.contains("/executions/other"), "{found}");
     for part in [
         "href=\"/executions/two\"><time",
-        "<span class=\"badge muted\">provider</span></span> <a href=\"/executions?status=failed&amp;since=7d&amp;class=execution_timeout\">the provider was too slow <code>",
+        "<span class=\"badge muted\">provider</span></span> <a href=\"/executions?status=failed&amp;since=7d&amp;class=execution_timeout\">the provider was too slow <code class=\"name\">",
         "href=\"/executions?status=failed&amp;fault=provider&amp;since=7d\">provider <strong>2</strong></a>",
         "href=\"/executions?status=failed&amp;fault=unknown&amp;since=7d\">unknown <strong>1</strong></a>",
         "<h2>Failed predictions</h2>",
@@ -447,6 +447,7 @@ async fn the_overview_shows_which_model_fails_most() {
     );
     let page = browser.text("/executions/2").await;
     assert!(page.contains("href=\"/executions?model=flux\""), "{page}");
+    assert!(page.contains("href=\"#step-0\"") && page.contains("id=\"step-0\""), "{page}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -493,8 +494,10 @@ async fn an_unknown_path_is_a_page_for_browsers_and_a_problem_for_programs() {
 #[tokio::test(flavor = "multi_thread")]
 async fn without_postgresql_the_overview_shows_the_state_of_the_receiver() {
     let receiver = TestReceiver::start_on(no_database(), |_| {}).await;
-    receiver.accept(execution("waiting", "completed")).await;
     let browser = Browser::new(&receiver.admin);
+    let page = browser.text("/").await;
+    assert!(page.contains("<span>Recording</span><strong><span class=\"badge warn\">paused"), "{page}");
+    receiver.accept(execution("waiting", "completed")).await;
     let page = browser.text("/").await;
     assert!(page.contains("The database cannot be read"), "{page}");
     assert!(page.contains("<span>Recording</span><strong>1 waiting"), "{page}");

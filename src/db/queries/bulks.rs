@@ -89,15 +89,13 @@ impl Bulk {
     pub(crate) fn reasons(&self, number: impl Fn(i64) -> String) -> Vec<String> {
         let (running, missing) = (i64::from(self.other), self.missing.map_or(0, i64::from));
         let extra = -self.without_webhook();
-        let is_part = (1..=missing).contains(&running);
+        let is_part = (1..missing).contains(&running);
         let mut reasons = Vec::new();
         if is_part {
-            let others = match missing - running {
-                0 => String::new(),
-                others => format!("{} without a webhook, ", number(others)),
-            };
-            reasons.push(format!("{} missing: {others}{} still running", number(missing), number(running)));
-        } else if missing > 0 {
+            let others = number(missing - running);
+            let (missing, running) = (number(missing), number(running));
+            reasons.push(format!("{missing} missing: {others} without a webhook, {running} still running"));
+        } else if missing > 0 && (running != missing || extra > 0) {
             reasons.push(format!("{} missing", number(missing)));
         }
         if extra > 0 {

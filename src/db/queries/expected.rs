@@ -12,6 +12,7 @@ use utoipa::ToSchema;
 
 use super::page::{List, ListRow, Position};
 use super::reference::{Reference, ReferenceFilter};
+use super::search::Words;
 use super::{Choice, ListQuery, Page, PageRequest, Query, SCAN_LIMIT, TimeRange};
 use crate::db::Transaction;
 
@@ -88,6 +89,9 @@ pub(crate) struct Filter {
     /// Only rows whose registered reference contains this parameter. The scan of a page is bounded as for `state`.
     #[arg(skip)]
     pub(crate) reference: Option<ReferenceFilter>,
+    /// Only rows whose registered reference contains these words. The scan of a page is bounded as for `state`.
+    #[arg(skip)]
+    pub(crate) words: Option<Words>,
 }
 
 /// Lists expected executions, newest registrations first. The inputs of a bulk are in their order.
@@ -99,8 +103,11 @@ pub(crate) struct ExpectedQuery {
 
 impl ExpectedQuery {
     pub(crate) fn missing_of_bulk(bulk_id: &str) -> Self {
-        let filter =
-            Filter { bulk: Some(bulk_id.to_owned()), state: Some(ExpectedState::Missing), reference: None };
+        let filter = Filter {
+            bulk: Some(bulk_id.to_owned()),
+            state: Some(ExpectedState::Missing),
+            ..Filter::default()
+        };
         Self { filter, page: PageRequest::default() }
     }
 }
@@ -160,7 +167,8 @@ impl Query for ExpectedQuery {
             self.filter.state.map(Choice::as_str),
             SCAN_LIMIT,
             self.page.rows(),
-            self.filter.reference.as_ref().map(ReferenceFilter::as_json)
+            self.filter.reference.as_ref().map(ReferenceFilter::as_json),
+            self.filter.words.as_ref().map(|words| &words.patterns[..])
         );
         Ok(self.page.page(rows.fetch_all(transaction).await?, self.filter()))
     }

@@ -42,7 +42,8 @@ FROM (
 CROSS JOIN LATERAL (
     SELECT
         ($4::text IS NULL OR $4 = state OR ($4 = 'missing' AND state = 'overdue'))
-        AND ($7::text IS NULL OR coalesce(reference @> $7::text::jsonb, false)) AS is_match
+        AND ($7::text IS NULL OR coalesce(reference @> $7::text::jsonb, false))
+        AND ($8::text[] IS NULL OR coalesce(lower(reference::text) LIKE ALL ($8), false)) AS is_match
 ) AS m
 WHERE is_match OR n = $5
 ORDER BY registered_at DESC, expected_id DESC

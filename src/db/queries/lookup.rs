@@ -41,3 +41,26 @@ impl Query for Lookup {
         })
     }
 }
+
+/// Reads the identifiers of executions that begin with `prefix`, in their order.
+#[derive(Debug, Clone)]
+pub(crate) struct ExecutionsWithPrefix {
+    pub(crate) prefix: String,
+    pub(crate) limit: i64,
+}
+
+impl Query for ExecutionsWithPrefix {
+    type Answer = Vec<String>;
+
+    async fn run(&self, transaction: &mut Transaction<'_>) -> Result<Vec<String>, sqlx::Error> {
+        let ids = sqlx::query_scalar!(
+            "SELECT execution_id FROM executions
+             WHERE execution_id >= $1 AND execution_id < $1 || chr(1114111)
+             ORDER BY execution_id
+             LIMIT $2",
+            self.prefix,
+            self.limit
+        );
+        ids.fetch_all(transaction).await
+    }
+}

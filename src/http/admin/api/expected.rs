@@ -29,7 +29,7 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl FromQuery for ExpectedQuery {
     fn from_query(p: &mut Parameters) -> Result<Self, Problem> {
-        let filter = Filter { state: p.choice("state")?, bulk: p.text("bulk")?, reference: None };
+        let filter = Filter { state: p.choice("state")?, bulk: p.text("bulk")?, ..Filter::default() };
         let page = p.page::<Self>(&filter)?;
         Ok(Self { filter, page })
     }

@@ -146,7 +146,7 @@ fn summary(bulk: &Bulk, rejected: &Rejected, has_api_key: bool) -> Markup {
         (progress(bulk))
         dl.pairs.wide {
             dt { "Received" } dd { (received(bulk)) }
-            @if let Some(at) = bulk.first_received_at { dt { "First webhook" } dd { (ago(at)) } }
+            @if let Some(at) = bulk.first_received_at { dt { @if bulk.received > 0 { "First webhook" } @else { "Registered" } } dd { (ago(at)) } }
             @if let Some(at) = bulk.last_received_at { dt { "Latest change" } dd { (ago(at)) } }
         }
         @if bulk.without_webhook() > 0 && !has_api_key { p.soft { (reconcile::NO_KEY) } }
@@ -177,7 +177,7 @@ async fn rejected(console: &Console, bulk: &Bulk) -> Result<Rejected, PageError>
     let filter = expected::Filter {
         bulk: Some(bulk.bulk_id.clone()),
         state: Some(ExpectedState::Rejected),
-        reference: None,
+        ..expected::Filter::default()
     };
     let page = PageRequest { limit: MAX_REJECTED, after: None };
     for input in console.run(&ExpectedQuery { filter, page }).await?.items {

@@ -245,8 +245,12 @@ mod tests {
         };
         for (bulk, expected) in [
             (bulk(Some(10), 10, 0, 0), "complete"),
-            (bulk(Some(10), 6, 1, 3), "incomplete 3 missing: 3 still running"),
+            (bulk(Some(10), 6, 1, 3), "incomplete 3 still running"),
             (bulk(Some(10), 5, 0, 2), "incomplete 5 missing: 3 without a webhook, 2 still running"),
+            (
+                changed(&|bulk| (bulk.received, bulk.other, bulk.missing) = (11, 1, Some(1))),
+                "incomplete 1 missing, 1 more than expected, 1 still running",
+            ),
             (bulk(Some(100), 117, 0, 0), "complete 17 more than expected"),
             (bulk(Some(10), 8, 2, 0), "complete 2 failed"),
             (bulk(None, 2, 0, 1), "size not set"),

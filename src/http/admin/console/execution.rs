@@ -25,7 +25,7 @@ use super::text::{excerpt, visible, visible_attribute};
 use super::units;
 use super::view::View;
 use crate::db::queries::conflicts::ConflictDetail;
-use crate::db::queries::executions::{Execution, ExecutionDetail, GetExecution};
+use crate::db::queries::executions::{Execution, ExecutionDetail, GetExecution, Step};
 use crate::db::queries::expected::{GetRegisteredInput, RegisteredInput};
 use crate::db::queries::quarantine::{GetRecordedBy, RecordedBy};
 use crate::db::queries::reference::Reference;
@@ -137,8 +137,11 @@ fn head(console: &Console, view: &View, detail: &ExecutionDetail, prompt: Option
                 @if execution.step_failed && execution.status != "failed" { li { (badge("warn", html! { "step failed" })) } }
                 @if let Some(seconds) = execution.duration_seconds.filter(|seconds| *seconds > 0.0) { li { "took " (units::seconds(seconds)) } }
                 @if let Some(cost) = &execution.total_cost { li { "cost " (units::cost(&cost.0)) } }
-                li { (received(execution)) " " (ago(execution.first_received_at)) }
-                @if let Some(source) = &execution.fetched_from { li { (fetched(source)) } }
+                @match &execution.fetched_from {
+                    None => li { "received " (ago(execution.first_received_at)) },
+                    Some(source) if execution.deliveries == 1 => li { (fetched(source)) " " (ago(execution.first_received_at)) },
+                    Some(source) => { li { "first webhook " (ago(execution.first_received_at)) } li { (fetched(source)) } }
+                }
                 li title=(visible_attribute(&execution.workflow_id)) {
                     "workflow " a href=(url("/executions", "workflow", &execution.workflow_id)) { (visible(&execution.workflow_id)) }
                 }
@@ -150,28 +153,20 @@ fn head(console: &Console, view: &View, detail: &ExecutionDetail, prompt: Option
     }
 }
 
-/// What the time of the first delivery is.
-fn received(execution: &Execution) -> &'static str {
-    match (&execution.fetched_from, execution.deliveries) {
-        (None, _) => "received",
-        (Some(_), 1) => "fetched",
-        (Some(_), _) => "first webhook",
-    }
-}
-
 fn failure(detail: &ExecutionDetail) -> Markup {
     let execution = &detail.execution;
     let (error, cause) = (execution.error.as_deref(), execution.error_cause.as_deref());
     let list =
         |name: &str, value: &str| filtered("/executions", [("status", Some("failed")), (name, Some(value))]);
     let class = execution.failure_class.as_deref().map(|class| failure_class(class, &list("class", class)));
-    let failed = detail.steps.iter().find(|step| step.status.as_deref() == Some("failed"));
+    let is_failed = |(_, step): &(usize, &Step)| step.status.as_deref() == Some("failed");
+    let failed = detail.steps.iter().enumerate().find(is_failed);
     let reason = cause.or(error);
     html! {
         @if execution.status == "failed" || reason.is_some() {
             (sections::failure(error, cause, class, html! {
-                @if let Some(step) = failed {
-                    "Failed step: " (visible(&step.step_id))
+                @if let Some((n, step)) = failed {
+                    "Failed step: " a href=(format!("#step-{n}")) { (visible(&step.step_id)) }
                     @if let Some(model) = &step.model { ", model " a href=(url("/executions", "model", model)) { (visible(model)) } }
                     ". "
                 }

@@ -25,7 +25,6 @@ use crate::db::queries::changes::LastChange;
 use crate::db::queries::executions::{Execution, Executions, Filter};
 use crate::db::queries::expected::{Expected, ExpectedQuery, Filter as ExpectedFilter};
 use crate::db::queries::previews::{Preview, Previews};
-use crate::db::queries::reference::ReferenceFilter;
 use crate::db::queries::{Page, PageRequest, QueryError, Scope, TimeRange};
 use crate::execution::status::is_successful;
 
@@ -90,7 +89,6 @@ async fn list(
     let is_search = words.is_some();
     let scope = Scope { workflow: params.identifier("workflow"), bulk: params.identifier("bulk") };
     let fetched = params.get("fetched").is_some();
-    let mut registered = registered(console, params, reference.as_ref()).await?;
     let failure_classes = failure_class::filter(params);
     let failed_model = params.get("model").map(str::to_owned);
     let filter =
@@ -99,13 +97,16 @@ async fn list(
     let page = params.page::<Executions>(&filter);
     let query = Executions { filter, period, page };
     let page = console.run(&query).await?;
+    let mut registered = registered(console, params, &query.filter, page.items.is_empty()).await?;
+    let with_prefix =
+        if page.items.is_empty() { search::with_prefix(console, params).await? } else { Vec::new() };
     registered.retain(|expected| {
         page.items.iter().all(|row| Some(&row.execution_id) != expected.execution_id.as_ref())
     });
     let previews = previews(console, &page.items).await?;
     let with_filter = |name: &str, value: &str| params.with(&[(name, Some(value))]);
     let list = match &page.items[..] {
-        [] if !registered.is_empty() && page.next.is_none() => html! {},
+        [] if !(registered.is_empty() && with_prefix.is_empty()) && page.next.is_none() => html! {},
         [] => no_rows(console, params, &query.filter, page.next.is_some()).await?,
         rows => table(&console.result_hosts, rows, &previews, false, with_filter),
     };
@@ -122,23 +123,32 @@ async fn list(
                 (expected::table(console, view, &registered, false))
             }
         }
+        @if !with_prefix.is_empty() {
+            section.card aria-labelledby="prefix" {
+                h2 #prefix { "Executions whose id begins with " (visible(params.get("q").unwrap_or_default())) }
+                ul { @for id in &with_prefix { li { a.id href=(path("executions", id)) { (visible(id)) } } } }
+            }
+        }
         @if !list.0.is_empty() { section.card.flush aria-label="Executions" { (list) } }
         (pager(params, &page, is_search, query.filter.scan_limit()))
     })
 }
 
-/// The executions whose registered reference has the parameter, among the newest registrations.
+/// The executions whose registered reference has the parameter or, if no recorded execution matches, the words of the
+/// search, among the newest registrations.
 async fn registered(
     console: &Console,
     params: &Params,
-    reference: Option<&ReferenceFilter>,
+    filter: &Filter,
+    nothing_recorded: bool,
 ) -> Result<Vec<Expected>, QueryError> {
     let is_whole = FILTERS.iter().all(|name| *name == "bulk" || params.get(name).is_none());
-    let Some(reference) = reference.filter(|_| is_whole && !params.is_continued()) else {
+    let reference = filter.reference.clone();
+    let words = filter.words.clone().filter(|_| nothing_recorded);
+    if !is_whole || params.is_continued() || (reference.is_none() && words.is_none()) {
         return Ok(Vec::new());
-    };
-    let filter =
-        ExpectedFilter { bulk: params.identifier("bulk"), state: None, reference: Some(reference.clone()) };
+    }
+    let filter = ExpectedFilter { bulk: params.identifier("bulk"), state: None, reference, words };
     let page = PageRequest { limit: EXPECTED_ROWS, after: None };
     Ok(console.run(&ExpectedQuery { filter, page }).await?.items)
 }
@@ -306,8 +316,8 @@ fn row(
                     }
                 }
                 @if let Some(cause) = cause { div.cause.cut { (visible(excerpt(cause, EXCERPT).0)) } }
-                @if let Some(class) = &execution.failure_class { small.soft { (failure_class(class, &with_filter("class", class))) } }
                 div.ids {
+                    @if let Some(class) = &execution.failure_class { small.soft { (failure_class(class, &with_filter("class", class))) } }
                     @if prompt.is_some() { span.id { (visible(&execution.execution_id)) } }
                     @if let Some(bulk) = execution.bulk_id.as_ref().filter(|_| !in_bulk) {
                         span.id { "Bulk " a href=(path("bulks", bulk)) { (visible(bulk)) } }

@@ -32,7 +32,7 @@ pub(super) async fn page(State(console): ConsoleState, view: View) -> Response {
 
 async fn content(console: &Console, view: &View, params: &Params) -> Result<Markup, PageError> {
     let state = params.get("state").and_then(ExpectedState::named);
-    let filter = Filter { bulk: params.identifier("bulk"), state, reference: None };
+    let filter = Filter { bulk: params.identifier("bulk"), state, ..Filter::default() };
     Ok(html! {
         div.page-head {
             p.crumbs { a href="/bulks" { "Bulks" } " / Expected executions" }
@@ -161,7 +161,6 @@ fn row(console: &Console, view: &View, expected: &Expected, in_bulk: bool) -> Ma
 
 fn state(state: &str) -> Markup {
     let (kind, name) = match state {
-        "arrived" => ("ok", state),
         "overdue" => ("bad", state),
         "missing" => ("run", "waiting"),
         _ => ("muted", state),

@@ -78,7 +78,7 @@ pub(super) fn failure_class(class: &str, href: &str) -> Markup {
             " "
             a href=(href) {
                 @if let Some(words) = words { (words) " " }
-                @if class != "unknown" { code { (visible(class)) } }
+                @if class != "unknown" { code.name[words.is_some()] { (visible(class)) } }
             }
         }
     }

@@ -40,8 +40,18 @@ impl Tab {
 /// The notice of an action that has no result yet.
 const RUNNING: &str = "The action has started. Reload the page to see its result.";
 
-/// The result of an action. The execution that it names is a link.
+/// The result of an action, and where a recorded entry of the quarantine is undone.
 fn result(done: &Action) -> Markup {
+    let is_recorded = done.result.as_deref().is_some_and(|text| text.starts_with("Recorded "));
+    let can_undo = is_recorded && matches!(&*done.action, "quarantine.retry" | "quarantine.retry_reason");
+    html! {
+        (text_of(done))
+        @if can_undo { ". " a href="/quarantine/retried" { "Check or undo" } }
+    }
+}
+
+/// The text of the result. The execution that it names is a link.
+fn text_of(done: &Action) -> Markup {
     let text = done.result.as_deref().unwrap_or(RUNNING);
     let (before, rest, after) = match &*done.action {
         "webhook.test" => ("Test webhook ", text.strip_prefix("Test webhook "), " was answered "),

@@ -167,7 +167,8 @@ fn login_page(status: StatusCode, next: &str, message: Markup) -> Response {
                         button.primary { "Log in" }
                         p.soft {
                             small {
-                                "On the server, " code { "workflow-receiver admin-token" } " prints the token."
+                                "A token of " code { "admin.token" } " or " code { "admin.tokens" } ". On the server, "
+                                code { "workflow-receiver admin-token" } " prints " code { "admin.token" } "."
                             }
                         }
                     }

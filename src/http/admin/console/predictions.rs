@@ -16,6 +16,7 @@ use super::text::{excerpt, visible, visible_attribute};
 use super::units;
 use super::view::View;
 use crate::db::queries::predictions::{Filter, Prediction, Predictions};
+use crate::db::queries::reference::Reference;
 use crate::db::queries::{QueryError, TimeRange};
 
 /// Characters of a cause in a row.
@@ -146,7 +147,8 @@ fn row(params: &Params, prediction: &Prediction, has_models: bool, has_workflows
                 @if let Some(class) = &prediction.failure_class {
                     small.soft { (failure_class(class, &params.with(&[("class", Some(class))]))) }
                 }
-                @if let Some(reference) = &prediction.reference { div.id.cut { (visible(&reference.to_line())) } }
+                @let reference = reference(prediction);
+                @if !reference.is_empty() { div.ids { span.id { (visible(&reference)) } } }
             }
             td { (status(&prediction.status)) }
             @if has_models {
@@ -168,4 +170,12 @@ fn row(params: &Params, prediction: &Prediction, has_models: bool, has_workflows
             td.time data-label="Received" { (ago(prediction.first_received_at)) }
         }
     }
+}
+
+/// The reference without the model, which has a column.
+fn reference(prediction: &Prediction) -> String {
+    let pairs = prediction.reference.as_ref().map(Reference::pairs).unwrap_or_default();
+    let is_model = |name: &str, value: &str| name == "model" && prediction.model.as_deref() == Some(value);
+    let shown = pairs.iter().filter(|(name, value)| !is_model(name, value));
+    shown.map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" ")
 }

@@ -77,7 +77,7 @@ async fn list(
     let group = groups.iter().find(|group| reason.as_deref() == Some(&*group.reason));
     Ok(html! {
         @if groups.is_empty() {
-            section.card { (empty("The quarantine is empty", html! { "All webhooks could be read. Nothing to do." })) }
+            section.card { (empty("The quarantine is empty", html! { "No webhook waits here for a mapping or a decision." })) }
         } @else {
             @match &reason {
                 None if is_search => {}
@@ -268,6 +268,7 @@ async fn retry_all(
         }
     }
     let why = last_reason.map(|why| format!("; {retained} stay in quarantine: {why}")).unwrap_or_default();
-    let text = format!("Recorded {recorded}{why}");
+    let entries = if recorded == 1 { "entry" } else { "entries" };
+    let text = format!("Recorded {recorded} {entries}{why}");
     if recorded == 0 && retained > 0 { Err(text) } else { Ok(text) }
 }

@@ -7,13 +7,16 @@ use super::failure_class;
 use super::params::{Params, path, url};
 use super::state::Console;
 use crate::db::queries::executions::{self, Executions};
-use crate::db::queries::lookup::{Found, Lookup};
+use crate::db::queries::lookup::{ExecutionsWithPrefix, Found, Lookup};
 use crate::db::queries::predictions::{self, Predictions};
 use crate::db::queries::quarantine::{self, Quarantine};
 use crate::db::queries::reference::ReferenceFilter;
 use crate::db::queries::search::Words;
 use crate::db::queries::{Page, PageRequest, QueryError};
 use crate::execution::identifier;
+
+/// Executions that are shown if the first characters of their identifiers are in the search box.
+const MAX_WITH_PREFIX: i64 = 10;
 
 /// Rows of another list that are counted. More are shown as `20+`.
 const MAX_COUNTED: i64 = 20;
@@ -42,11 +45,7 @@ impl Search {
 
 /// The URL of the row whose identifier is in the search box, or of the list of a workflow or a class of failures.
 pub(super) async fn find(console: &Console, params: &Params) -> Result<Option<String>, QueryError> {
-    let is_identifier = |text: &&str| identifier::is_valid(text) && !text.contains(char::is_whitespace);
-    let Some(id) = params.get("q").filter(is_identifier) else { return Ok(None) };
-    if params.is_continued() {
-        return Ok(None);
-    }
+    let Some(id) = identifier_of(params) else { return Ok(None) };
     let filtered = |name| Some(params.with(&[("q", None), (name, Some(id))]));
     Ok(match console.run(&Lookup { id: id.to_owned() }).await? {
         Found::Execution => Some(path("executions", id)),
@@ -56,6 +55,18 @@ pub(super) async fn find(console: &Console, params: &Params) -> Result<Option<St
         Found::Nothing if failure_class::is_class(id) => filtered("class"),
         Found::Nothing => None,
     })
+}
+
+/// The search text, if it can be an identifier.
+fn identifier_of(params: &Params) -> Option<&str> {
+    let is_identifier = |text: &&str| identifier::is_valid(text) && !text.contains(char::is_whitespace);
+    params.get("q").filter(is_identifier).filter(|_| !params.is_continued())
+}
+
+/// The identifiers of executions that begin with the search text.
+pub(super) async fn with_prefix(console: &Console, params: &Params) -> Result<Vec<String>, QueryError> {
+    let Some(prefix) = identifier_of(params) else { return Ok(Vec::new()) };
+    console.run(&ExecutionsWithPrefix { prefix: prefix.to_owned(), limit: MAX_WITH_PREFIX }).await
 }
 
 /// The search box of a list. `kept` are the parameters that a new search keeps.

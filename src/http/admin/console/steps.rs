@@ -25,13 +25,13 @@ pub(super) fn section(steps: &[Step], is_removed: bool) -> Markup {
                     @else { "The webhook has no steps." }
                 }
             } @else {
-                ol.timeline { @for step in steps { (step_item(step, scale.as_ref())) } }
+                ol.timeline { @for (n, step) in steps.iter().enumerate() { (step_item(n, step, scale.as_ref())) } }
             }
         }
     }
 }
 
-fn step_item(step: &Step, scale: Option<&Scale>) -> Markup {
+fn step_item(n: usize, step: &Step, scale: Option<&Scale>) -> Markup {
     let kind = match step.status.as_deref() {
         Some(status) if is_successful(status) => {
             if step.is_fallback {
@@ -46,7 +46,7 @@ fn step_item(step: &Step, scale: Option<&Scale>) -> Markup {
     };
     let text = |text: &str| visible(excerpt(text, MAX_CAUSE).0);
     html! {
-        li.(kind) {
+        li.(kind) id={ "step-" (n) } {
             div.head {
                 strong { (text(&step.step_id)) }
                 span.soft.nowrap {

@@ -139,14 +139,14 @@ fn row(data: &Data, period: Period, cause: &Cause<'_>) -> Markup {
     html! {
         tr data-row {
             td.main {
-                a.cut href=(list) {
+                a.row-link.cut href=(list) {
                     @if is_new(cause, data) { (badge("warn", html! { "new" })) " " }
                     (visible(text)) @if more { "…" }
                 }
             }
             td { small { (failure_class(&cause.latest.failure_class, &of_class(cause, period))) } }
             td.workflow data-label="Workflow" { (workflows(&cause.workflows)) }
-            td.num data-label="Failed" { a href=(list) { (count(cause.failed)) } }
+            td.num data-label="Failed" { a.quiet href=(list) { (count(cause.failed)) } }
             td.time data-label="Latest" { a href=(latest(cause.latest)) { (ago(cause.latest.latest_received_at)) } }
         }
     }

@@ -22,6 +22,7 @@ pub(super) fn parts(health: &Health) -> Markup {
                 span { "Recording" }
                 strong {
                     @match parts.recording.waiting {
+                        0 if parts.recording.state == "ok" && parts.database.state != "ok" => (badge("warn", html! { "paused" })),
                         0 => (part_state(parts.recording.state)),
                         waiting => {
                             (count(waiting)) " waiting "

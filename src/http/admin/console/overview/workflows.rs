@@ -26,7 +26,7 @@ pub(super) fn table(workflows: &[Workflow], period: Period) -> Markup {
                         @let counts = &workflow.counts;
                         tr data-row {
                             td.main {
-                                a.cut href=(filtered("/executions", [("workflow", Some(&*workflow.workflow_id)), ("since", Some(since))])) {
+                                a.row-link.cut href=(filtered("/executions", [("workflow", Some(&*workflow.workflow_id)), ("since", Some(since))])) {
                                     (visible(&workflow.workflow_id))
                                 }
                             }
