@@ -7,20 +7,12 @@ use std::path::Path;
 use rusqlite::Connection as Sqlite;
 use serde_json::json;
 use tempfile::TempDir;
-use workflow_receiver::server::{Server, StartError};
 
 use crate::support::fixtures::{execution, numbered_executions, with};
 use crate::support::postgres::{count_executions, new_database, no_database};
-use crate::support::receiver::{TestReceiver, fast_retries, settings};
+use crate::support::receiver::{TestReceiver, fast_retries, spool_error};
 use crate::support::spool::{names, spool_file, spool_holding};
 use crate::support::wait::until;
-
-async fn start_error(dir: &Path) -> String {
-    match Server::start(&settings(dir), no_database()).await {
-        Err(StartError::Spool(error)) => error.to_string(),
-        other => panic!("{other:?}"),
-    }
-}
 
 /// The names of files that a start has set aside.
 fn set_aside(dir: &Path) -> Vec<String> {
@@ -36,7 +28,7 @@ async fn a_spool_of_an_unknown_version_is_refused_unchanged() {
         let before = fs::read(spool_file(dir.path())).unwrap();
         // SQLite or a salvage would change this log.
         fs::write(&log, "damaged").unwrap();
-        let why = start_error(dir.path()).await;
+        let why = spool_error(dir.path()).await;
         assert!(why.contains(&format!("version {version},")) && why.contains("that wrote it"), "{why}");
         assert_eq!(fs::read(spool_file(dir.path())).unwrap(), before);
         assert_eq!(fs::read(&log).unwrap(), b"damaged");
@@ -58,7 +50,7 @@ async fn a_spool_of_a_pre_release_is_refused_unchanged() {
         .unwrap();
         drop(file);
         let before = fs::read(spool_file(dir.path())).unwrap();
-        let why = start_error(dir.path()).await;
+        let why = spool_error(dir.path()).await;
         assert!(why.contains("pre-release") && why.contains("Nothing was changed"), "{why}");
         assert_eq!(fs::read(spool_file(dir.path())).unwrap(), before);
     }
@@ -76,7 +68,7 @@ async fn a_spool_without_the_latest_columns_is_refused_unchanged() {
     .unwrap();
     drop(file);
     let before = fs::read(spool_file(dir.path())).unwrap();
-    let why = start_error(dir.path()).await;
+    let why = spool_error(dir.path()).await;
     assert!(why.contains("version 1,") && why.contains("that wrote it"), "{why}");
     assert_eq!(fs::read(spool_file(dir.path())).unwrap(), before);
 }
@@ -87,7 +79,7 @@ async fn a_database_of_another_program_is_refused_unchanged() {
     fs::create_dir(dir.path().join("spool")).unwrap();
     Sqlite::open(spool_file(dir.path())).unwrap().execute_batch("CREATE TABLE mine (a)").unwrap();
     let before = fs::read(spool_file(dir.path())).unwrap();
-    let why = start_error(dir.path()).await;
+    let why = spool_error(dir.path()).await;
     assert!(why.contains("is not a spool"), "{why}");
     assert_eq!(fs::read(spool_file(dir.path())).unwrap(), before);
 }

@@ -326,6 +326,28 @@ async fn deliveries_of_a_continued_copy_of_the_spool_that_appears_in_the_directo
     }
 }
 
+/// As when a backup is made while the receiver runs, and another receiver uses the backup until the volume is mounted.
+#[tokio::test(flavor = "multi_thread")]
+async fn deliveries_after_a_backup_of_the_running_spool_are_recorded_when_the_spool_appears() {
+    let (dir, database) = (TempDir::new().unwrap(), new_database().await);
+    let (spool, copy) = (dir.path().join("spool"), dir.path().join("copy"));
+    let process = start(dir.path());
+    post_until_accepted(&process, "old").await;
+    let copied = Command::new("cp").arg("-a").arg(&spool).arg(&copy).status().unwrap();
+    assert!(copied.success());
+    for n in 0..10 {
+        post_until_accepted(&process, &format!("later-{n}")).await;
+    }
+    process.kill();
+    let volume = dir.path().join("volume");
+    fs::rename(&spool, &volume).unwrap();
+    fs::rename(&copy, &spool).unwrap();
+    let process = start_before_the_volume_is_mounted(dir.path(), &database, &volume).await;
+    until_rows(&database, "SELECT FROM executions", 13).await;
+    assert_eq!(names(&spool, "foreign"), [""; 0]);
+    process.terminate();
+}
+
 /// As when a program restores a backup of the directory again and again.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_older_copy_of_the_spool_that_appears_repeatedly_is_kept_once_and_not_recorded_again() {

@@ -8,12 +8,11 @@ use std::path::Path;
 use rusqlite::Connection as Sqlite;
 use serde_json::json;
 use tempfile::TempDir;
-use workflow_receiver::server::{Server, StartError};
 
 use crate::support::fixtures::{execution, numbered_executions, with};
 use crate::support::postgres::{UNREACHABLE, count_executions, new_database, no_database, rows};
 use crate::support::process::{program, run_to_end};
-use crate::support::receiver::{TestReceiver, fast_retries, settings};
+use crate::support::receiver::{TestReceiver, fast_retries, spool_error};
 use crate::support::spool::{names, spool_file, spool_holding};
 use crate::support::wait::within;
 
@@ -278,16 +277,11 @@ async fn a_saved_file_of_another_program_is_refused_unchanged() {
     let dir = spool_holding(numbered_executions(5)).await;
     let saved = dir.path().join("spool/spool.db.saved");
     Sqlite::open(&saved).unwrap().execute_batch("CREATE TABLE mine (a)").unwrap();
-    match Server::start(&settings(dir.path()), no_database()).await {
-        Err(StartError::Spool(error)) => {
-            let error = error.to_string();
-            assert!(
-                error.contains("spool.db.saved is not a spool") && error.contains("Nothing was changed"),
-                "{error}"
-            );
-        }
-        other => panic!("{other:?}"),
-    }
+    let error = spool_error(dir.path()).await;
+    assert!(
+        error.contains("spool.db.saved is not a spool") && error.contains("Nothing was changed"),
+        "{error}"
+    );
     fs::remove_file(saved).unwrap();
     let receiver = TestReceiver::start_in(dir, new_database().await, |_| {}).await;
     assert_eq!(count_executions(&receiver).await, 5);
@@ -407,12 +401,8 @@ async fn a_database_of_another_program_with_the_spools_log_is_refused_unchanged(
     Sqlite::open(spool.join("spool.db")).unwrap().execute_batch("CREATE TABLE mine (a)").unwrap();
     let before = fs::read(spool.join("spool.db")).unwrap();
     fs::write(spool.join("spool.db-wal"), &ours.log).unwrap();
-    match Server::start(&settings(dir.path()), no_database()).await {
-        Err(StartError::Spool(error)) => {
-            assert!(error.to_string().contains("Nothing was changed"), "{error}");
-        }
-        other => panic!("{other:?}"),
-    }
+    let error = spool_error(dir.path()).await;
+    assert!(error.contains("Nothing was changed"), "{error}");
     assert_eq!(fs::read(spool.join("spool.db")).unwrap(), before);
     assert_eq!(fs::read(spool.join("spool.db-wal")).unwrap(), ours.log);
 }

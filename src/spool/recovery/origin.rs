@@ -30,9 +30,8 @@ pub(super) fn content(path: &Path, database: Option<&File>) -> io::Result<Option
 }
 
 /// Whether the files at `path` have deliveries that a spool with these starts never had ([`SequenceTable::is_known_to`]).
-/// `None` when the database is damaged or missing. `own_identity`: the files are those of the spool with this identity, and
-/// another program may have written into them. Without their log, they may not know the last start.
-pub(super) fn has_other_deliveries(path: &Path, runs: &[i64], own_identity: Option<i64>) -> Option<bool> {
+/// `None` when the database is damaged or missing.
+pub(super) fn has_other_deliveries(path: &Path, runs: &[i64]) -> Option<bool> {
     let database = File::open(path).ok();
     if database.as_ref().is_some_and(|database| !schema::is_spool(path, database)) {
         return Some(false);
@@ -42,8 +41,7 @@ pub(super) fn has_other_deliveries(path: &Path, runs: &[i64], own_identity: Opti
         // The log may belong to the files of before.
         _ => SequenceTable::of_database(database.as_ref()?)?,
     };
-    let is_own = content.identity.is_none_or(|identity| Some(identity) == own_identity);
-    Some(!is_own && !content.is_known_to(runs))
+    Some(content.identity.is_some() && !content.is_known_to(runs))
 }
 
 /// The write-ahead log; `None` without one.

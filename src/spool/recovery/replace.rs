@@ -55,7 +55,7 @@ pub(in crate::spool) fn finish(path: &Path) -> Result<(), SpoolError> {
     };
     schema::check_header(&saved, &new)?;
     let clear = || {
-        if has_other_deliveries(path, &runs_of_database(&new), None).unwrap_or(true) {
+        if has_other_deliveries(path, &runs_of_database(&new)).unwrap_or(true) {
             let rescued = files::free_name(path, RESCUED);
             return files::rename(path, |_| Some(rescued.clone()));
         }

@@ -101,15 +101,11 @@ impl LostSpool<'_> {
         }
         keep_other(path, &copied.path).map_err(SpoolError::at(dir))?;
         // After a volume was mounted late, its deliveries are added.
-        let is_own = self.files.is_own("");
-        let own_identity = is_own.then_some(self.identity);
-        let is_other = has_other_deliveries(path, self.runs, own_identity).unwrap_or(!is_own);
+        let is_other = !self.files.is_own("") && has_other_deliveries(path, self.runs).unwrap_or(true);
         let kind = if is_other { RESCUED } else { FOREIGN };
         // Chosen before the copy is renamed: otherwise it could be the copy's name, which is then free.
         let foreign = files::free_name(path, kind);
-        if !in_place
-            && let Err(error) =
-                replace(path, &copied.path, || self.clear(path, lost == 0, is_other, &foreign))
+        if !in_place && let Err(error) = replace(path, &copied.path, || self.clear(path, lost == 0, &foreign))
         {
             copied.path = withdraw(path, &copied.path);
             return Err(SpoolError::at(dir)(error));
@@ -171,12 +167,11 @@ impl LostSpool<'_> {
     }
 
     /// Removes the lost spool's own files, or sets them aside when the copy is not `complete`. Renames other files to
-    /// `foreign`, also those that were copied into the own files (`is_other`).
-    fn clear(&self, path: &Path, complete: bool, is_other: bool, foreign: &Path) -> io::Result<()> {
+    /// `foreign`.
+    fn clear(&self, path: &Path, complete: bool, foreign: &Path) -> io::Result<()> {
         let damaged = files::free_name(path, DAMAGED);
-        let is_overwritten = is_other && self.files.is_own("");
         files::rename(path, |suffix| {
-            if self.files.is_own(suffix) && !is_overwritten {
+            if self.files.is_own(suffix) {
                 return (!complete).then(|| damaged.clone());
             }
             if with_suffix(path, suffix).exists() {

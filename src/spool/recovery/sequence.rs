@@ -117,3 +117,23 @@ fn varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
     }
     None
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_spool_knows_the_deliveries_up_to_its_next_start() {
+        let run = |from: i64, random: i64| from << RUN_RANDOM_BITS | random;
+        let [first, second] = [run(0, 7), run(100, 7)];
+        let at =
+            |run, last_seq| SequenceTable { identity: Some(1), last_seq: Some(last_seq), run: Some(run) };
+        assert!(at(first, 100).is_known_to(&[first, second]));
+        assert!(at(second, 500).is_known_to(&[first, second]));
+        assert!(
+            !at(first, 101).is_known_to(&[first, second]),
+            "the first start went on after the copy was made"
+        );
+        assert!(!at(run(100, 8), 100).is_known_to(&[first, second]), "another receiver has used a copy");
+    }
+}

@@ -19,7 +19,7 @@ use workflow_receiver::shutdown::Shutdown;
 
 use super::fixtures::execution;
 use super::http::{metric_of, rest};
-use super::postgres::{KeptConnection, new_database};
+use super::postgres::{KeptConnection, new_database, no_database};
 use super::spool::spool_file;
 use super::wait::{PATIENCE, pause, until, within};
 
@@ -96,13 +96,13 @@ impl Drop for Running {
 
 /// Starts the server. A process that another test starts has copies of all open files until its `exec`, also of the locked
 /// files of a receiver that has just stopped in this directory.
-async fn start(settings: &Settings, database: &PgConnectOptions) -> Server {
+async fn start(settings: &Settings, database: &PgConnectOptions) -> Result<Server, StartError> {
     loop {
         match Server::start(settings, database.clone()).await {
             Err(StartError::Spool(error)) if error.to_string().contains("in use by another receiver") => {
                 pause().await;
             }
-            started => return started.unwrap(),
+            started => return started,
         }
     }
 }
@@ -129,7 +129,7 @@ impl TestReceiver {
     ) -> Self {
         let mut settings = settings(dir.path());
         change(&mut settings);
-        let server = within(start(&settings, &database)).await;
+        let server = within(start(&settings, &database)).await.unwrap();
         Self {
             url: server.webhook_url(),
             admin: format!("http://{}", server.admin_address()),
@@ -274,6 +274,14 @@ pub(crate) async fn two_receivers() -> [TestReceiver; 2] {
     let other = TestReceiver::start_on(database, |_| {}).await;
     within(other.progress.clone().recording()).await;
     [one, other]
+}
+
+/// The error of a start on this spool.
+pub(crate) async fn spool_error(dir: &Path) -> String {
+    match start(&settings(dir), &no_database()).await {
+        Err(StartError::Spool(error)) => error.to_string(),
+        other => panic!("{other:?}"),
+    }
 }
 
 /// The lock that blocks recording.
