@@ -154,7 +154,7 @@ mod tests {
             Some(vec!["provider_rate_limit".to_owned(), "provider_auth".to_owned()])
         );
         assert_eq!(filter("/?class=provider_auth&fault=sender"), Some(vec!["provider_auth".to_owned()]));
-        assert_eq!(filter("/?fault=nobody"), None);
+        assert_eq!(filter("/?fault=unlisted"), None);
         assert_eq!(Fault::of("a_new_class"), Fault::Unknown);
     }
 }
