@@ -138,16 +138,19 @@ impl OpenFiles {
         }
     }
 
-    /// Checks that the database, without its log, is of the same spool as `earlier` and not older. Returns its numbers.
+    /// Checks that the database, without its log, is of the same spool as `earlier` and not older, and that one of the starts
+    /// `runs` has written it. Returns its numbers.
     pub(super) fn check_database(
         &self,
         earlier: Option<SequenceTable>,
+        runs: &[i64],
     ) -> Result<Option<SequenceTable>, FileFault> {
         let mut previous = None;
         loop {
             let table = SequenceTable::of_database(&self.database);
             let follows = earlier.is_none_or(|earlier| table.is_some_and(|table| table.follows(&earlier)));
-            if follows {
+            let is_own = table.and_then(|table| table.run).is_none_or(|run| runs.contains(&run));
+            if follows && is_own {
                 return Ok(table);
             }
             // Another process may be writing this page.

@@ -27,6 +27,13 @@ pub(super) fn advance(connection: &Connection, last: Seq) -> rusqlite::Result<()
     connection.execute(advance, [last]).map(drop)
 }
 
+/// Prepares an empty spool for the copy of another one with these positions. If a crash ends the copy before [`store`], at most
+/// the deliveries that were not acked are counted as lost.
+pub(super) fn begin_copy(connection: &Connection, last: Seq, acked: Seq) -> rusqlite::Result<()> {
+    advance(connection, last)?;
+    connection.execute("UPDATE acked SET seq = ?", [acked]).map(drop)
+}
+
 /// Stores the last acked delivery and the number of missing ones in `acked`, so that no loss is counted twice. Writes
 /// nothing when both are stored already.
 pub(super) fn store(connection: &Connection) -> rusqlite::Result<()> {
@@ -62,7 +69,7 @@ pub(super) fn report(
     let acked = acked.filter(|(acked, counted): &(Seq, i64)| {
         (0..=last).contains(acked) && (0..=last - acked).contains(counted)
     });
-    let mut missing = foreign_mark.map_or(0, |mark| (mark.last_seq - mark.acked_seq).max(0));
+    let mut missing = foreign_mark.map_or(0, |mark| mark.unacked());
     if let Some((acked, counted)) = acked.max(own_mark.map(|mark| (mark.acked_seq, 0))) {
         let present = "SELECT count(*) FROM deliveries WHERE seq > ?";
         let present: i64 = connection.query_row(present, [acked], |row| row.get(0))?;

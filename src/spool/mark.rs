@@ -35,8 +35,8 @@ pub(super) struct Mark {
 impl Mark {
     /// Reads the mark in `dir`; `None` when it is missing or damaged.
     pub(super) fn read(dir: &Path) -> Option<Self> {
-        let bytes = fs::read(dir.join(NAME)).ok().filter(|bytes| bytes.len() == SIZE)?;
-        let (content, checksum) = bytes.split_at(SIZE - 4);
+        let bytes = fs::read(dir.join(NAME)).ok()?;
+        let (content, checksum) = bytes.get(..SIZE)?.split_at(SIZE - 4);
         let valid = content[..4] == MAGIC && checksum == crc32fast::hash(content).to_le_bytes();
         let mut numbers = content[4..].chunks_exact(8).map(|bytes| bytes.try_into().map(i64::from_le_bytes));
         let mut next = || numbers.next()?.ok();
@@ -49,6 +49,11 @@ impl Mark {
             acked_seq: next()?,
             oldest_received_at: next().filter(|micros| *micros != 0).map(from_micros),
         })
+    }
+
+    /// The number of deliveries that were not acked.
+    pub(super) fn unacked(&self) -> i64 {
+        (self.last_seq - self.acked_seq).max(0)
     }
 
     /// Whether there is a mark, readable or not.
@@ -83,5 +88,19 @@ impl MarkFile {
     /// Replaces the mark. An error is ignored: it only makes a later loss harder to count.
     pub(super) fn write(&self, mark: Mark) {
         let _ = self.0.write_all_at(&mark.to_bytes(), 0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mark_is_read_from_a_file_that_was_longer() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join(NAME), [7; 100]).unwrap();
+        let mark = Mark { identity: 1, last_seq: 5, acked_seq: 3, oldest_received_at: None };
+        MarkFile::open(dir.path()).unwrap().write(mark);
+        assert_eq!(Mark::read(dir.path()), Some(mark));
     }
 }

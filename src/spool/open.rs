@@ -72,7 +72,7 @@ pub(crate) fn open(
     if !salvaged {
         losses::report(&connection, mark, metrics, &reconciled_until)?;
     }
-    // Fails on a full disk. Then the next start reports the same losses again.
+    // An error is ignored: on a full disk, the next start reports the same losses again.
     let _ = losses::store(&connection);
     absorb::absorb(&path, &connection, None, metrics, &reconciled_until)?;
     let unverified = row::unverified(&connection)?;

@@ -14,26 +14,29 @@ use crate::spool::files::{self, RESCUED, with_suffix};
 use crate::spool::mark::Mark;
 use crate::spool::{ReconciledUntil, SpoolError, schema};
 
-/// Copies the deliveries of all rescued files into the spool. Then a file that was read to its end is removed. A damaged one
+/// Copies the deliveries of all rescued files into the spool. A file that was read to its end is then removed. A damaged one
 /// is renamed to `spool.db.damaged-N`, so that no later start reads it again. After a crash in between, some deliveries
 /// are recorded twice, which is harmless. After an error the start continues, and the file stays for the next start. `mark` is
-/// that of a spool that appeared in the directory.
+/// the mark of another spool that appeared in the directory. Returns it if none of the files belongs to it, and all files were added.
 pub(in crate::spool) fn absorb(
     path: &Path,
     to: &Connection,
     mut mark: Option<Mark>,
     metrics: &Metrics,
     reconciled_until: &ReconciledUntil,
-) -> Result<(), SpoolError> {
+) -> Result<Option<Mark>, SpoolError> {
+    let oldest_received_at = mark.and_then(|mark| mark.oldest_received_at);
     for rescued in files::of_kind(path, RESCUED).map_err(SpoolError::at(path))? {
-        if let Err(error) = absorb_file(path, &rescued, to, &mut mark, metrics, reconciled_until) {
+        let set_back = || reconciled_until.set_back(oldest_received_at);
+        if let Err(error) = absorb_file(path, &rescued, to, &mut mark, metrics, set_back) {
+            mark = None;
             if !to.is_autocommit() {
                 to.execute_batch("ROLLBACK")?;
             }
             tracing::error!(%error, file = %rescued.display(), "rescued deliveries cannot be read now: the next start tries again");
         }
     }
-    Ok(())
+    Ok(mark)
 }
 
 fn absorb_file(
@@ -42,11 +45,12 @@ fn absorb_file(
     to: &Connection,
     mark: &mut Option<Mark>,
     metrics: &Metrics,
-    reconciled_until: &ReconciledUntil,
+    set_back: impl FnOnce(),
 ) -> Result<(), SpoolError> {
     let file = match files::lock_database(rescued) {
         Err(SpoolError::InUse(_)) => {
-            tracing::warn!(file = %rescued.display(), "another process is still writing rescued deliveries: the next start adds them");
+            *mark = None;
+            tracing::warn!(file = %rescued.display(), "a file of rescued deliveries is still in use: the next start adds them");
             return Ok(());
         }
         locked => locked?,
@@ -68,7 +72,7 @@ fn absorb_file(
             return Ok(());
         }
         let mut result = CopyResult::default();
-        let is_own = |mark: &mut Mark| schema::has_identity(&from, mark.identity).unwrap_or(false);
+        let is_own = |mark: &mut Mark| schema::has_identity(&from, mark.identity).unwrap_or(true);
         if let Some(mark) = mark.take_if(is_own) {
             result.consider(mark.last_seq, mark.acked_seq);
         }
@@ -80,7 +84,7 @@ fn absorb_file(
     };
     let lost = lost.unwrap_or(u64::from(!complete));
     if lost > 0 {
-        reconciled_until.set_back(None);
+        set_back();
     }
     if complete {
         files::remove(rescued);

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use super::origin::content;
 use super::replace::replace;
+use super::salvage::SalvagePlan;
 use super::sequence::SequenceTable;
 use crate::spool::files::{self, RESCUED, with_suffix};
 use crate::spool::mark::Mark;
@@ -59,6 +60,10 @@ fn lock_successor(
         return Ok(None);
     }
     schema::check_header(rescued, &file)?;
+    // SQLite would delete the part of a log after a damaged frame.
+    if SalvagePlan::examine(rescued, &file).map_err(SpoolError::at(rescued))?.is_some() {
+        return Ok(None);
+    }
     let connection = schema::connect(rescued)?;
     let runs = schema::runs(&connection)?;
     if !schema::has_identity(&connection, identity)? || own.run.is_some() && !own.is_known_to(&runs) {

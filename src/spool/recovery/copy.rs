@@ -9,10 +9,10 @@ use crate::spool::row::{INSERT, SELECT, SpoolRow};
 use crate::spool::schema::MAX_SEQ;
 
 /// Maximum numbers that are tried one by one between two unreadable pages. This takes some seconds.
-const TRIES: usize = 1_000_000;
+const MAX_TRIES: usize = 1_000_000;
 /// Maximum size of a transaction.
-const ROWS: usize = 2_000;
-const BYTES: usize = 16 << 20;
+const MAX_TRANSACTION_ROWS: usize = 2_000;
+const MAX_TRANSACTION_BYTES: usize = 16 << 20;
 
 /// The result of copying one spool from one or several sources.
 #[derive(Debug, Default)]
@@ -105,7 +105,7 @@ impl<'c> Copier<'c> {
             let end = first.or(self.end.map(|end| end + 1)).unwrap_or(0);
             let gap = last.unwrap_or(0) + 1..end;
             if let Ok(mut by_number) = from.prepare(&format!("{SELECT} WHERE seq = ?")) {
-                for seq in gap.take(TRIES) {
+                for seq in gap.take(MAX_TRIES) {
                     if let Ok(Some(delivery)) = by_number.query_row([seq], read).optional() {
                         self.save(delivery, result)?;
                     }
@@ -151,9 +151,9 @@ impl<'c> Copier<'c> {
         let number = (!self.append && plausible && present.is_none()).then_some(seq);
         let is_known = number.is_none() && !result.appended.insert((seq, row.checksum));
         if present == Some(true) || is_known {
-            // The spool had it before.
-            let is_kept = self.append && !is_known;
-            result.unacked += u64::from(is_kept && seq > result.acked.unwrap_or_default().0);
+            // The target had this delivery before, or another source added it.
+            let was_there_before = self.append && !is_known;
+            result.unacked += u64::from(was_there_before && seq > result.acked.unwrap_or_default().0);
             return Ok(());
         }
         let mut insert = self.to.prepare_cached(INSERT)?;
@@ -162,7 +162,7 @@ impl<'c> Copier<'c> {
         result.unacked += u64::from(!plausible || seq > result.acked.unwrap_or_default().0);
         self.rows += 1;
         self.bytes += row.body.len();
-        if self.rows >= ROWS || self.bytes >= BYTES {
+        if self.rows >= MAX_TRANSACTION_ROWS || self.bytes >= MAX_TRANSACTION_BYTES {
             self.to.execute_batch("COMMIT")?;
             (self.rows, self.bytes) = (0, 0);
             (self.after_commit)();

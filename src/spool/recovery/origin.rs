@@ -9,8 +9,8 @@ use super::wal::{Findings, Wal};
 use crate::spool::files::with_suffix;
 use crate::spool::schema;
 
-/// The identity, the last number and the last start of the files at `path`. Empty when they hold nothing; `None` when they are
-/// damaged or of different spools.
+/// The identity, the last number and the last start of the files at `path`. `SequenceTable::default()` when they
+/// hold nothing; `None` when neither file has the table, or when they are of different spools.
 pub(super) fn content(path: &Path, database: Option<&File>) -> io::Result<Option<SequenceTable>> {
     let log = open_log(path)?;
     let findings = match log.as_ref().map(Wal::open).transpose()?.flatten() {
@@ -30,17 +30,19 @@ pub(super) fn content(path: &Path, database: Option<&File>) -> io::Result<Option
 }
 
 /// Whether the files at `path` have deliveries that a spool with these starts never had ([`SequenceTable::is_known_to`]).
-/// `None` when the database is damaged or missing.
+/// `None` when the content of the files cannot be read.
 pub(super) fn has_other_deliveries(path: &Path, runs: &[i64]) -> Option<bool> {
     let database = File::open(path).ok();
     if database.as_ref().is_some_and(|database| !schema::is_spool(path, database)) {
         return Some(false);
     }
-    let content = match content(path, database.as_ref()) {
-        Ok(Some(content)) => content,
-        // The log may belong to the files of before.
-        _ => SequenceTable::of_database(database.as_ref()?)?,
+    let has_pages = |database: &&File| database.metadata().is_ok_and(|metadata| metadata.len() > 0);
+    let in_database = match database.as_ref().filter(has_pages) {
+        Some(database) => Some(SequenceTable::of_database(database)?),
+        None => None,
     };
+    // The log may belong to earlier files.
+    let content = content(path, database.as_ref()).ok().flatten().or(in_database)?;
     Some(content.identity.is_some() && !content.is_known_to(runs))
 }
 

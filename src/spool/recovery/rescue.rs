@@ -13,6 +13,8 @@ use super::copy::{Copier, CopyResult};
 use super::origin::has_other_deliveries;
 use super::replace::{keep_other, replace, withdraw};
 use super::salvage::{Source, read_source};
+use super::sequence::SequenceTable;
+use super::wal::Wal;
 use crate::spool::files::{self, DAMAGED, FOREIGN, OpenFiles, RESCUED, with_suffix};
 use crate::spool::{ReconciledUntil, Seq, SpoolError, losses, reader, schema};
 
@@ -57,6 +59,14 @@ pub(in crate::spool) struct LostSpool<'w> {
     pub(in crate::spool) reconciled_until: &'w ReconciledUntil,
 }
 
+/// Which of the lost spool's open files have the contents of another spool now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Overwritten {
+    None,
+    Database,
+    DatabaseAndLog,
+}
+
 impl LostSpool<'_> {
     /// Copies the deliveries to a new file and gives it the name `path`. A file of another origin with this name is set
     /// aside. `after_commit` is called after each transaction. When a later step fails, the copy stays in `rescue_copy` for
@@ -81,9 +91,10 @@ impl LostSpool<'_> {
         rescue_copy.take_if(|copy| !files::is_at(&copy.file, path) && !files::is_at(&copy.file, &copy.path));
         let in_place = rescue_copy.as_ref().is_some_and(|copy| files::is_at(&copy.file, path));
         let locked_by_other = !in_place && is_locked(path, self.files).map_err(SpoolError::at(dir))?;
+        let overwritten = self.overwritten().map_err(SpoolError::at(dir))?;
         let copied = match rescue_copy {
             Some(copied) => copied,
-            None => rescue_copy.insert(self.copy(path, after_commit)?),
+            None => rescue_copy.insert(self.copy(path, overwritten, after_commit)?),
         };
         let RescueCopy { saved, lost, .. } = *copied;
         let Some(directory) = directory.filter(|_| !locked_by_other) else {
@@ -100,12 +111,18 @@ impl LostSpool<'_> {
             self.reconciled_until.set_back(self.oldest_received_at);
         }
         keep_other(path, &copied.path).map_err(SpoolError::at(dir))?;
-        // After a volume was mounted late, its deliveries are added.
-        let is_other = !self.files.is_own("") && has_other_deliveries(path, self.runs).unwrap_or(true);
+        // The deliveries of another spool are added, for example after a volume was mounted late.
+        let is_other = if self.files.is_own("") {
+            overwritten != Overwritten::None
+        } else {
+            has_other_deliveries(path, self.runs).unwrap_or(true)
+        };
         let kind = if is_other { RESCUED } else { FOREIGN };
         // Chosen before the copy is renamed: otherwise it could be the copy's name, which is then free.
         let foreign = files::free_name(path, kind);
-        if !in_place && let Err(error) = replace(path, &copied.path, || self.clear(path, lost == 0, &foreign))
+        if !in_place
+            && let Err(error) =
+                replace(path, &copied.path, || self.clear(path, lost == 0, overwritten, &foreign))
         {
             copied.path = withdraw(path, &copied.path);
             return Err(SpoolError::at(dir)(error));
@@ -120,34 +137,63 @@ impl LostSpool<'_> {
         Ok(RescuedSpool { writer, reader, files, saved, lost })
     }
 
-    fn copy(&self, path: &Path, after_commit: &mut dyn FnMut()) -> Result<RescueCopy, SpoolError> {
+    fn overwritten(&self) -> io::Result<Overwritten> {
+        let is_other = |table: SequenceTable| {
+            let has_other_identity = table.identity.is_some_and(|identity| identity != self.identity);
+            has_other_identity || table.run.is_some() && !table.is_known_to(self.runs)
+        };
+        if !SequenceTable::of_database(&self.files.database).is_some_and(is_other) {
+            return Ok(Overwritten::None);
+        }
+        let in_log = match Wal::open(&self.files.wal)? {
+            Some(wal) => wal.examine()?.sequence,
+            None => None,
+        };
+        Ok(if in_log.is_some_and(is_other) { Overwritten::DatabaseAndLog } else { Overwritten::Database })
+    }
+
+    fn copy(
+        &self,
+        path: &Path,
+        overwritten: Overwritten,
+        after_commit: &mut dyn FnMut(),
+    ) -> Result<RescueCopy, SpoolError> {
         let to = files::free_name(path, RESCUED);
-        let copied = self.copy_to(&to, path, after_commit).inspect_err(|_| files::remove(&to));
+        let copied = self.copy_to(&to, path, overwritten, after_commit).inspect_err(|_| files::remove(&to));
         let (file, result) = copied?;
         let lost = result.lost().unwrap_or(0);
         Ok(RescueCopy { path: to, file: Arc::new(file), saved: result.saved, lost })
     }
 
-    /// Copies from the connection and, if that does not read everything, from the pages in the files.
+    /// Copies from the connection and, if that does not read everything, from the pages in the files. Reads no file that has the
+    /// contents of another spool: its numbers would look like those of this spool.
     fn copy_to(
         &self,
         to: &Path,
         path: &Path,
+        overwritten: Overwritten,
         after_commit: &mut dyn FnMut(),
     ) -> Result<(File, CopyResult), SpoolError> {
         let file = files::lock_database(to)?;
         let target = schema::prepare(to)?;
         // Before the copy: a delivery that gets a new number must get one that the recorder has not read yet.
-        losses::advance(&target, self.last_seq)?;
+        losses::begin_copy(&target, self.last_seq, self.acked_seq)?;
         schema::add_runs(&target, self.runs)?;
         let mut copier = Copier::new(&target, after_commit)?;
         let mut result = CopyResult::default();
         result.consider(self.last_seq, self.acked_seq);
-        if let Some(connection) = self.connection {
+        if overwritten == Overwritten::None
+            && let Some(connection) = self.connection
+        {
             copier.copy(connection, &mut result)?;
         }
         if result.lost() != Some(0) {
-            for source in [Source::Both, Source::Database] {
+            let sources: &[_] = match overwritten {
+                Overwritten::None => &[Source::Both, Source::Database],
+                Overwritten::Database => &[Source::Log],
+                Overwritten::DatabaseAndLog => &[],
+            };
+            for &source in sources {
                 read_source(path, source, &self.files.database, Some(&self.files.wal), |from, _| {
                     copier.copy(from, &mut result)
                 })?;
@@ -166,12 +212,17 @@ impl LostSpool<'_> {
         Ok((file, result))
     }
 
-    /// Removes the lost spool's own files, or sets them aside when the copy is not `complete`. Renames other files to
-    /// `foreign`.
-    fn clear(&self, path: &Path, complete: bool, foreign: &Path) -> io::Result<()> {
+    /// Removes the lost spool's own files, or sets them aside when the copy is not `complete`. Renames the files of another spool,
+    /// and other files, to `foreign`.
+    fn clear(&self, path: &Path, complete: bool, overwritten: Overwritten, foreign: &Path) -> io::Result<()> {
         let damaged = files::free_name(path, DAMAGED);
         files::rename(path, |suffix| {
-            if self.files.is_own(suffix) {
+            let is_overwritten = match overwritten {
+                Overwritten::None => false,
+                Overwritten::Database => suffix.is_empty(),
+                Overwritten::DatabaseAndLog => true,
+            };
+            if self.files.is_own(suffix) && !is_overwritten {
                 return (!complete).then(|| damaged.clone());
             }
             if with_suffix(path, suffix).exists() {

@@ -105,7 +105,7 @@ pub(in crate::spool) fn salvage(
     schema::into_single_file(&to)?;
     drop(to);
     // The mark belongs to none of the sources: its spool has no file any more, and all its unacked deliveries are lost.
-    let absent = mark.map_or(0, |mark| u64::try_from(mark.last_seq - mark.acked_seq).unwrap_or(0));
+    let absent = mark.map_or(0, |mark| u64::try_from(mark.unacked()).unwrap_or(0));
     let lost = lost.map(|lost| lost + absent);
     if lost != Some(0) {
         reconciled_until.set_back(oldest_received_at);

@@ -12,7 +12,7 @@ use crate::spool::positions::StoredPositions;
 use crate::spool::recovery::absorb;
 use crate::spool::recovery::rescue::{LostSpool, RescuedSpool};
 use crate::spool::reserve::Reserve;
-use crate::spool::{SpoolError, SpoolStatus, Unwritable, schema, usage};
+use crate::spool::{SpoolError, SpoolStatus, Unwritable, losses, schema, usage};
 
 impl Writer {
     /// Checks before a write that the files still hold everything that was durable after the previous write.
@@ -53,7 +53,8 @@ impl Writer {
     /// last frame or later ones, and the database is not older.
     fn check_contents(&mut self) -> Result<(), FileFault> {
         self.log_end = self.files.check_log(self.log_end)?.or(self.log_end);
-        self.database_numbers = self.files.check_database(self.database_numbers)?.or(self.database_numbers);
+        self.database_numbers =
+            self.files.check_database(self.database_numbers, &self.runs)?.or(self.database_numbers);
         Ok(())
     }
 
@@ -115,16 +116,16 @@ impl Writer {
         // Otherwise SQLite would delete the file with the log's name on close. That may now be the new log.
         let _ = old.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
         drop(old);
-        self.files.unlock_for(&files);
-        self.files = files.clone();
-        let _ = self.channels.reader.connections.send((reader, files));
+        let old_files = std::mem::replace(&mut self.files, files.clone());
+        let _ = self.channels.reader.connections.send((reader, files.clone()));
         self.min_sizes = FileSizes::default();
         (self.log_end, self.database_numbers) = (None, None);
         self.reserve = Reserve::new(&self.dir);
-        // Written over by the next `write_mark`.
+        // The next `write_mark` overwrites this mark.
         let mark_of_other = Mark::read(&self.dir).filter(|mark| *mark != self.current_mark());
         self.mark = MarkFile::open(&self.dir).ok();
-        self.identity = schema::identity(&self.connection).unwrap_or_default();
+        let identity = schema::identity(&self.connection).unwrap_or_default();
+        let lost_identity = std::mem::replace(&mut self.identity, identity);
         self.run_is_stored = true;
         // A spool of another receiver may have had the name of this one.
         let absorbed = absorb::absorb(
@@ -134,9 +135,18 @@ impl Writer {
             &self.metrics,
             &self.reconciled_until,
         );
-        if let Err(error) = absorbed.and_then(|()| self.read_last_seq()) {
+        if let Ok(Some(mark)) = absorbed
+            && mark.identity != lost_identity
+            && mark.unacked() > 0
+        {
+            self.reconciled_until.set_back(mark.oldest_received_at);
+            losses::count(mark.unacked(), &self.metrics);
+        }
+        if let Err(error) = absorbed.and_then(|_| self.read_last_seq()) {
             tracing::error!(%error, "rescued deliveries cannot be read now: the next start tries again");
         }
+        // Not before: SQLite must not open overwritten files a second time while the reader has them open.
+        old_files.unlock_for(&files);
         self.status.wal_bytes = 0;
         if let Ok(positions) = StoredPositions::read(&self.connection) {
             self.positions = positions;
@@ -329,6 +339,130 @@ mod tests {
             bodies.dedup();
             assert_eq!(bodies, [&b"one"[..], b"two", b"volume"], "{steps} steps");
         }
+    }
+
+    /// All bodies in the spool, sorted.
+    fn bodies(spool: &Spool) -> Vec<String> {
+        let select = "SELECT CAST(body AS TEXT) FROM deliveries ORDER BY body";
+        let mut select = spool.writer.connection.prepare(select).unwrap();
+        select.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
+    }
+
+    #[tokio::test]
+    async fn a_late_spool_is_added_and_its_lost_deliveries_are_counted_whatever_is_damaged() {
+        let zero_page = |dir: &Path, page: usize| {
+            let mut database = fs::read(dir.join("spool.db")).unwrap();
+            database[(page - 1) * 4096..][..4096].fill(0);
+            fs::write(dir.join("spool.db"), database).unwrap();
+        };
+        type Damage<'a> = &'a dyn Fn(&Path);
+        let cases: [(&str, Damage, &[&str], &str); 4] = [
+            ("nothing", &|_| (), &["a", "b", "own"], "0"),
+            ("the page of sqlite_sequence", &|dir| zero_page(dir, 3), &["a", "b", "own"], "0"),
+            ("the header", &|dir| zero_page(dir, 1), &["own"], "2"),
+            ("all but the mark", &|dir| fs::remove_file(dir.join("spool.db")).unwrap(), &["own"], "2"),
+        ];
+        for (damaged, damage, expected, lost) in cases {
+            let (dir, volume) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+            let received_at = OffsetDateTime::now_utc() - time::Duration::days(3);
+            let (mut late, _) = open_in(volume.path());
+            append_received_at(&mut late, b"a", received_at).await;
+            append(&mut late, b"b").await;
+            drop(late);
+            damage(volume.path());
+            let (mut spool, metrics) = open_in(dir.path());
+            append(&mut spool, b"own").await;
+            fs::remove_file(dir.path().join("spool.db")).unwrap();
+            for name in ["spool.db", "spool.mark"] {
+                let _ = fs::rename(volume.path().join(name), dir.path().join(name));
+            }
+            let fault = spool.writer.check_files().unwrap_err();
+            spool.writer.replace_files(&fault).unwrap();
+            assert_eq!(reported(&metrics), lost, "{damaged}");
+            let since = spool.reconciled_until.take_losses().since.map(|since| since - received_at);
+            let expected_since = (lost != "0").then_some(time::Duration::ZERO);
+            assert_eq!(since.map(|since| since.abs() / 1_000_000), expected_since, "{damaged}");
+            let dir = killed(dir.path());
+            drop(spool);
+            let (next, metrics) = open_in(dir.path());
+            assert_eq!(bodies(&next), expected, "{damaged}");
+            assert_eq!(reported(&metrics), "0", "{damaged}, second start");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_spool_that_is_copied_into_the_open_files_is_added_at_the_next_start() {
+        let database: &[_] = &["spool.db"];
+        let all: &[_] = &["spool.db", "spool.db-wal", "spool.db-shm", "spool.mark"];
+        let cases: [(&[&str], &[&str], &str); 2] =
+            [(database, &["other 1", "own 1", "own 2"], "0"), (all, &["other 1", "other 2"], "2")];
+        for (names, expected, lost) in cases {
+            for continued in [false, true] {
+                let case = format!("{names:?}, continued: {continued}");
+                let (dir, copy) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+                drop(open_in(dir.path()));
+                if continued {
+                    fs::copy(dir.path().join("spool.db"), copy.path().join("spool.db")).unwrap();
+                }
+                let other = {
+                    let _open = with_two(copy.path(), b"other 1", b"other 2").await;
+                    killed(copy.path())
+                };
+                let (mut spool, metrics) = with_two(dir.path(), b"own 1", b"own 2").await;
+                for name in names {
+                    fs::copy(other.path().join(name), dir.path().join(name)).unwrap();
+                }
+                let fault = spool.writer.check_files().unwrap_err();
+                spool.writer.replace_files(&fault).unwrap();
+                assert!(!spool.writer.files_lost, "{case}");
+                assert_eq!(reported(&metrics), lost, "{case}");
+                append(&mut spool, b"own 3").await;
+                let dir = killed(dir.path());
+                drop(spool);
+                let (next, metrics) = open_in(dir.path());
+                let expected: Vec<_> = expected.iter().chain(&["own 3"]).copied().collect();
+                assert_eq!(bodies(&next), expected, "{case}");
+                assert_eq!(reported(&metrics), "0", "{case}, second start");
+            }
+        }
+    }
+
+    #[test]
+    fn an_unfinished_copy_counts_at_most_the_unacked_deliveries_as_lost() {
+        let dir = tempfile::tempdir().unwrap();
+        let copy = schema::prepare(&dir.path().join("spool.db.rescued-1")).unwrap();
+        losses::begin_copy(&copy, 100, 98).unwrap();
+        drop(copy);
+        assert_eq!(reported(&open_in(dir.path()).1), "2");
+    }
+
+    #[tokio::test]
+    async fn a_rescued_file_with_a_damaged_log_is_salvaged() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut spool, _) = with_two(dir.path(), b"1", b"2").await;
+        append(&mut spool, b"3").await;
+        append(&mut spool, b"4").await;
+        let killed = killed(dir.path());
+        let path = |name| killed.path().join(name);
+        fs::copy(path("spool.db"), path("spool.db.rescued-1")).unwrap();
+        let mut log = fs::read(path("spool.db-wal")).unwrap();
+        log[100] ^= 1;
+        fs::write(path("spool.db.rescued-1-wal"), log).unwrap();
+        for name in ["spool.db-wal", "spool.db-shm", "spool.mark"] {
+            fs::remove_file(path(name)).unwrap();
+        }
+        let (next, _) = open_in(killed.path());
+        assert_eq!(bodies(&next), ["1", "2", "3", "4"]);
+    }
+
+    /// A spool with a delivery in the database and another one that is also in its log.
+    async fn with_two(dir: &Path, one: &'static [u8], two: &'static [u8]) -> (Spool, Arc<Metrics>) {
+        let (mut spool, _) = open_in(dir);
+        append(&mut spool, one).await;
+        drop(spool);
+        let (mut spool, metrics) = open_in(dir);
+        append(&mut spool, two).await;
+        (spool, metrics)
     }
 
     #[tokio::test]
