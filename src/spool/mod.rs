@@ -41,8 +41,8 @@
 //!   measured while nothing arrives.
 //! - **`Reader::next`** returns the deliveries after a number without gaps, as many as [`BatchLimits`] allow, but at least one;
 //!   an empty batch at the end. The first delivery may exceed the limit of bytes. `intact` is false if the checksum does not
-//!   match: the recorder then stores the body in quarantine. [`SpoolError::FilesChanged`] means "try again later"; other errors end the
-//!   receiver.
+//!   match: the recorder then stores the body in quarantine. [`SpoolError::FilesChanged`] means "try again later"; other errors
+//!   end the receiver.
 //! - **Losses**: it calls [`ReconciledUntil::set_back`] before it stores a loss. Then it logs a line with `lost_at_most`, and
 //!   counts the loss (`Metrics::spool_salvaged`). Each loss is counted once.
 
