@@ -44,7 +44,7 @@ struct AdminToken {
     session_key: Key,
 }
 
-/// The sender of a request to the admin port.
+/// The client of a request to the admin port.
 #[derive(Debug, Clone)]
 pub(crate) struct Operator {
     /// The name of the token.
@@ -76,13 +76,13 @@ impl Operator {
 
 impl AdminTokens {
     pub(crate) fn new(tokens: &[NamedToken]) -> Self {
-        let known = |named: &NamedToken| AdminToken {
+        let admin_token = |named: &NamedToken| AdminToken {
             name: named.name.clone(),
             role: named.role,
             fingerprint: fingerprint(&named.token),
             session_key: session_key(&named.token),
         };
-        Self(tokens.iter().map(known).collect())
+        Self(tokens.iter().map(admin_token).collect())
     }
 
     /// Whether requests must have a token or a session.

@@ -111,7 +111,7 @@ impl Authenticator {
 }
 
 impl PendingAuth {
-    /// Whether the request is accepted with any body, without a later verification.
+    /// Whether the head alone decides: the request is accepted with any body, and no later verification is needed.
     #[must_use]
     pub fn is_verified(&self) -> bool {
         self.without_signature.is_ok_and(|method| method != AuthMethod::Unverified)

@@ -19,7 +19,7 @@ pub struct Hosts(pub Vec<String>);
 
 impl Console {
     pub(super) fn check(&self) -> Result<(), SettingsError> {
-        match self.result_hosts.0.iter().find(|host| !is_origin(host)) {
+        match self.result_hosts.0.iter().find(|host| !is_host_or_origin(host)) {
             Some(host) => not_allowed(
                 "console.result_hosts",
                 format_args!("{host:?}"),
@@ -32,7 +32,7 @@ impl Console {
 }
 
 /// `[http://|https://][*.]host[:port]`. The text becomes part of a header, so no other characters are allowed.
-fn is_origin(text: &str) -> bool {
+fn is_host_or_origin(text: &str) -> bool {
     let host = ["https://", "http://"].iter().find_map(|scheme| text.strip_prefix(scheme)).unwrap_or(text);
     let host = host.strip_prefix("*.").unwrap_or(host);
     let (name, port) = host.split_once(':').unwrap_or((host, "1"));
@@ -54,7 +54,7 @@ impl<'de> Deserialize<'de> for Hosts {
 
 #[cfg(test)]
 mod tests {
-    use super::is_origin;
+    use super::is_host_or_origin;
 
     #[test]
     fn only_hosts_and_origins_are_allowed() {
@@ -65,7 +65,7 @@ mod tests {
             "http://127.0.0.1:9000",
             "localhost",
         ] {
-            assert!(is_origin(host), "{host}");
+            assert!(is_host_or_origin(host), "{host}");
         }
         for host in [
             "",
@@ -81,7 +81,7 @@ mod tests {
             "'self'",
             "*.*.a",
         ] {
-            assert!(!is_origin(host), "{host}");
+            assert!(!is_host_or_origin(host), "{host}");
         }
     }
 }

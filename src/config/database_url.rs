@@ -75,7 +75,7 @@ impl DatabaseServers {
             }
         }
         let mut pairs: Vec<_> = query.split('&').filter(|pair| !pair.is_empty()).collect();
-        // The ports belong to the hosts.
+        // The hosts come first, because `port` sets the ports of the hosts that were read before.
         pairs.sort_by_key(|pair| !pair.starts_with("host="));
         let has_password = pairs.iter().any(|pair| pair.starts_with("password="));
         for pair in pairs {
@@ -177,7 +177,7 @@ impl Given {
             ("target_session_attrs", "read-write") => self.role = Some(ServerRole::ReadWrite),
             ("target_session_attrs", "primary") => self.role = Some(ServerRole::Primary),
             // Parameters of other libraries for prepared statements and poolers: every value is accepted, without effect.
-            // The receiver fulfils the values of the others in any case.
+            // Of the other parameters, the listed values describe what the receiver does anyway.
             (
                 "pgbouncer"
                 | "prepareThreshold"

@@ -89,7 +89,8 @@ impl Numbering {
         let (Some(last_batch), Some(id)) = (numbered.last_batch, numbered.transaction) else {
             return Ok(Numbered::All);
         };
-        // The batches up to `floor` were visible to this transaction, which numbers in the order of batch_id.
+        // All transactions with a lower id have ended, so this transaction has seen every batch up to the new floor. It has
+        // numbered all of them, because it numbers in the order of batch_id.
         let is_reached =
             |next: &mut (i64, i64)| numbered.oldest_transaction >= next.1 && last_batch >= next.0;
         if let Some((floor, _)) = self.next_floor.take_if(is_reached) {

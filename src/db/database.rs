@@ -39,8 +39,8 @@ impl Database {
         Self { current: Arc::new(RwLock::new(current)), connect_timeout, login_rejected: Arc::default() }
     }
 
-    /// Increases when the address changes, or when a connection is lost. All parts then connect again, so that none of them
-    /// stays at a server that others have left.
+    /// Increases when the address changes, when a connection is lost, and when a connection to another server succeeds. All
+    /// parts then connect again, so that none of them stays at a server that others have left.
     pub(crate) fn generation(&self) -> u64 {
         self.current.read().generation
     }
@@ -103,7 +103,7 @@ fn name(host: &PgConnectOptions) -> String {
     }
 }
 
-/// Connects, and rejects a database that is not in UTF8, because it cannot store every webhook.
+/// Connects. Rejects a database that is not in UTF8, because it cannot store every webhook, and a server without the `role`.
 async fn connect(
     options: &PgConnectOptions,
     role: Option<ServerRole>,

@@ -70,7 +70,8 @@ impl DbConnection {
         let messages: Vec<_> = inputs.iter().map(|input| input.message.as_deref()).collect();
         let references: Vec<_> = inputs.iter().map(|input| input.reference.as_deref()).collect();
         let mut transaction = self.begin().await?;
-        // Lists are newest first. The last input is inserted first, so that they have the inputs of a bulk in their order.
+        // Lists show the newest row first. The last input is inserted first, so that a list shows the inputs of a bulk in
+        // their order.
         let inserted = sqlx::query!(
             "INSERT INTO expected_executions
                  (execution_id, workflow_id, bulk_id, position, message, reference, due_at)

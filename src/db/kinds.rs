@@ -1,4 +1,4 @@
-//! The names of the tables of executions and predictions, for statements that both have.
+//! The names of the tables of executions and predictions, for statements that exist for both tables.
 
 /// Calls a macro with the names of a kind: the table, its key, the table of its conflicts, and the bulk of a row `r`.
 macro_rules! for_kind {

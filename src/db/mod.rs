@@ -119,8 +119,8 @@ impl DbConnection {
         }
     }
 
-    /// Sets the expected number of executions of a bulk, and creates the bulk if needed. The number then decides alone
-    /// whether the bulk is complete, also if its response is registered. `None` makes the number unknown again.
+    /// Sets the expected number of executions of a bulk, and creates the bulk if needed. The number alone then
+    /// decides whether the bulk is complete, even if its response is registered. `None` makes the number unknown again.
     pub(crate) async fn set_bulk_size(
         &mut self,
         bulk_id: &str,
@@ -136,7 +136,7 @@ impl DbConnection {
             bulk_id,
             expected
         );
-        // Not for other bulks: with the roles of `docs/roles.sql`, this needs `retention=on`.
+        // Deletes nothing for other bulks: with the roles of `docs/roles.sql`, each DELETE needs `retention=on`.
         if is_empty.fetch_one(&mut transaction).await? && expected.is_none() {
             sqlx::query!("DELETE FROM bulks WHERE bulk_id = $1", bulk_id).execute(&mut transaction).await?;
         }

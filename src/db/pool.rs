@@ -1,7 +1,7 @@
 //! The pool of connections to PostgreSQL, for recording and for queries.
 //!
-//! Connections are opened when needed. Unless another connection can be waited for ([`Session::Recording`]), a failed connect
-//! returns its reason at once. A connection goes back to the pool only by [`PooledConnection::release`]: after an error or a
+//! Connections are opened when needed. If a connection cannot be opened, the caller gets the error at once, or with
+//! [`Session::Recording`] waits for a connection that is in use. A connection goes back to the pool only by [`PooledConnection::release`]: after an error or a
 //! cancelled call it is closed.
 
 use std::collections::VecDeque;

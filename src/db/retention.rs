@@ -86,6 +86,7 @@ impl Cutoffs {
 #[derive(Debug, Clone)]
 pub(crate) struct Visited {
     pub(crate) id: String,
+    /// The time that orders the rows of the target; `registered_at`, `retried_at` or `recorded_at` for some targets.
     pub(crate) first_received_at: OffsetDateTime,
     /// The row has expired.
     pub(crate) due: bool,
@@ -260,7 +261,8 @@ impl Transaction<'_> {
         Ok(with_sql!(target, walk!)?)
     }
 
-    /// Removes those of `ids` that are still expired and not locked. Returns their `first_received_at`.
+    /// Removes the rows of `ids` that are still expired and not locked. Returns [`Visited::first_received_at`] of each removed
+    /// row.
     pub(crate) async fn remove(
         &mut self,
         target: RetentionTarget,

@@ -20,7 +20,8 @@ pub(crate) struct Delivery {
     pub(crate) received_at: OffsetDateTime,
     /// `None` when the spool's row is damaged, and for a fetched execution.
     pub(crate) authenticated_by: Option<AuthMethod>,
-    /// Where the body was read; `None` for a webhook.
+    /// The part of the sender's API that the body was read from, because its webhook did not arrive; `None` for a webhook,
+    /// including an unsigned one that the API has confirmed.
     pub(crate) fetched_from: Option<FetchSource>,
     /// Answered 200: the delivery must not be lost. Otherwise it was answered 422.
     pub(crate) acknowledged: bool,

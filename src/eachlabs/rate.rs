@@ -17,8 +17,9 @@ pub(super) struct RateLimit {
 struct State {
     /// The requests that can be sent at once. Negative while requests wait.
     available: f64,
+    /// When `available` was computed.
     at: Instant,
-    /// By the latest `Retry-After`.
+    /// The latest end of a `Retry-After`.
     paused_until: Option<Instant>,
 }
 

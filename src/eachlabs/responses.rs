@@ -36,7 +36,7 @@ pub(crate) struct ExecutionRow {
     pub(crate) has_ended: bool,
     /// The end; without it, the start or the creation.
     pub(crate) time: Option<OffsetDateTime>,
-    /// The row as the body of a webhook, without `api_key`.
+    /// The row as the body of a webhook, without `api_key` and `webhook_secret`.
     pub(crate) body: Bytes,
 }
 

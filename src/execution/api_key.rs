@@ -1,5 +1,5 @@
-//! Removes secrets from bodies. The bodies of legacy flows contain the caller's key of `each::labs` in clear. An execution of
-//! the API can contain more secrets, such as those in its inputs.
+//! Removes secrets from bodies. The bodies of legacy flows contain the caller's key of `each::labs` as plain text. An execution
+//! that was read from the API can contain more secrets, such as those in its inputs.
 
 use memchr::{memchr, memmem};
 use serde_json::value::RawValue;
@@ -7,12 +7,12 @@ use serde_json::value::RawValue;
 use super::values::{Values, each_field, end_of_string, unescaped};
 
 const NAME: &str = "api_key";
-/// The names of secrets in a body of the API, in upper or lower case.
+/// The names of fields with secrets in a fetched or quarantined body. Names are compared without case.
 const SECRETS: [&str; 2] = [NAME, "webhook_secret"];
 
 /// The body with `null` as the value of each `api_key`; `None` if there is nothing to replace. Only the fields of the body
-/// itself, or of the elements of an array, are replaced. A body that is not JSON is cleaned up to the error. It is not
-/// stored.
+/// itself, or of the elements of an array, are replaced. A body that is not JSON is cleaned up to the error;
+/// the receiver does not store such a body.
 pub(crate) fn remove(body: &[u8]) -> Option<Vec<u8>> {
     // An escaped name contains \u00.
     memmem::find(body, NAME.as_bytes()).or_else(|| memmem::find(body, b"\\u00"))?;
@@ -39,8 +39,8 @@ pub(crate) fn remove_at_any_depth(body: &[u8]) -> Option<Vec<u8>> {
     replaced(body, &secrets(super::text(body).ok()?).0)
 }
 
-/// The start of a body, with `null` as the value of each of [`SECRETS`], at any depth. It ends before a value that is cut
-/// off.
+/// The start of a body, with `null` as the value of each of [`SECRETS`], at any depth. The result ends before a secret that is
+/// cut off.
 pub(crate) fn remove_from_start(start: &str) -> String {
     let (values, cut) = secrets(start);
     let start = &start[..cut.unwrap_or(start.len())];
@@ -72,7 +72,8 @@ fn is_secret(key: &str) -> bool {
     SECRETS.iter().any(|secret| key.eq_ignore_ascii_case(secret.as_bytes()))
 }
 
-/// `body` with `null` in place of `values`, which are parts of it, in their order. `None` if all of them are null.
+/// `body` with `null` in place of `values`. These are slices of `body`, in the order of their position. `None` if all of them
+/// are null.
 fn replaced(body: &[u8], values: &[&str]) -> Option<Vec<u8>> {
     let mut cleaned = Vec::with_capacity(if values.is_empty() { 0 } else { body.len() });
     let mut copied = 0;

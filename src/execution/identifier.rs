@@ -28,7 +28,7 @@ impl PartialSchema for IdentifierOrInteger {
 
 impl ToSchema for IdentifierOrInteger {}
 
-/// Whether `text` conforms to the schema of [`Identifier`]. A schema can limit characters only.
+/// Whether `text` conforms to the schema of [`Identifier`], which limits the length in characters, not in bytes.
 pub(crate) fn is_valid(text: &str) -> bool {
     !text.is_empty() && text.chars().nth(MAX_ID_BYTES).is_none() && !text.contains('\0')
 }

@@ -149,9 +149,9 @@ impl<'de> Keys<'de> {
     fn add(&mut self, key: Cow<'de, str>) -> bool {
         const FEW: usize = 16;
         if self.few.len() < FEW {
-            let there = self.few.contains(&key);
+            let is_repeated = self.few.contains(&key);
             self.few.push(key);
-            return there;
+            return is_repeated;
         }
         self.few.contains(&key) || !self.many.insert(key)
     }

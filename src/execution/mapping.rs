@@ -33,7 +33,7 @@ pub(crate) struct Lost {
     pub(crate) source: String,
 }
 
-/// Why a body is not extracted. The text is a sentence without its full stop.
+/// Why a body is not extracted. The text has no full stop at its end.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ExtractError {
     #[error("{0}")]
@@ -176,8 +176,8 @@ fn parts(text: &str) -> Result<Vec<&str>, String> {
     Ok(elements.into_iter().map(RawValue::get).collect())
 }
 
-/// What each of these fields lacks to be recorded, such as "`status` is missing or null"; empty if the body is readable.
-/// A parsed body names only its first problem, so the other fields are filled in turn.
+/// The problems of the `required` fields, such as "`status` is missing or null"; empty if the body can be recorded, or is not
+/// an object. [`Execution::parse`] returns only the first problem, so each field is checked with the others filled.
 pub(crate) fn problems(mapped: &[u8], required: &[&str]) -> Vec<String> {
     let Ok(fields) = serde_json::from_slice::<BTreeMap<String, Box<RawValue>>>(mapped) else {
         return Vec::new();

@@ -1,10 +1,11 @@
 //! Parses the body of a webhook.
 //!
 //! The sender documents the body as "Same structure as Get Execution response". The top-level fields that become columns
-//! are parsed; the others are skipped, and stay in the payload. Three fields are required. The others are lenient: missing
-//! and null are the same, and an unusable value is left out of its column (the payload still has it).
+//! are parsed; all other fields are skipped, and stay in the payload. The identifiers and the status are required. The other
+//! parsed fields are lenient: missing and null are the same, and an unusable value is left out of its column (the payload
+//! still has it).
 //!
-//! The sender posts other bodies to the same URL. Their fields show which one it is:
+//! The sender posts other bodies to the same URL. The fields of a body show its kind:
 //!
 //! | fields | body |
 //! |---|---|
@@ -14,7 +15,7 @@
 //! | `exec_id`; no `execution_id`, no `workflow_id` | a prediction |
 //! | `id`, and `input` or `metrics`; none of the three identifiers above | a prediction in its oldest form |
 //!
-//! An empty identifier counts as missing. A body with other fields is not recorded.
+//! An empty identifier counts as missing in this table. A body with other fields is not recorded.
 //!
 //! The same function parses a body in the webhook handler, where it decides the response, and again in the recorder, where
 //! it decides the row. The spool therefore does not store parsed fields.

@@ -24,7 +24,7 @@ pub(super) fn failure<'a>(error: Option<&'a str>, output: Option<&'a str>, statu
     let in_output = || {
         let output = output.filter(|_| !status::is_successful(status))?;
         match output.as_bytes() {
-            // Before the end, a text can be a part of the output.
+            // With another status, a text can be a part of the output.
             [b'"', ..] if status == "failed" => Failure::of(output),
             [b'{', ..] => Failure::in_object(output),
             [b'[', ..] => Values::of(output).find_map(Failure::in_object),
@@ -46,7 +46,8 @@ impl<'a> Failure<'a> {
         Self::of(error?)
     }
 
-    /// Reads a text, or an object with `error_code` and `error_message`. `None` for null and an empty text.
+    /// Reads `error_code` and `error_message` of an object, or takes any other value as the message. `None` for null and an
+    /// empty text.
     fn of(error: &'a str) -> Option<Self> {
         let text = |raw: &'a str| Some(lossy_text(raw)).filter(|text| raw != "null" && !text.is_empty());
         let mut failure = Self::default();

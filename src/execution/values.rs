@@ -102,8 +102,9 @@ pub(super) fn lossy_text(raw: &str) -> Cow<'_, str> {
 
 /// Accepts a finite number of at most [`MAX_NUMBER_CHARS`].
 pub(super) fn number(raw: &str) -> Option<&str> {
-    let number = raw.starts_with(|c: char| c.is_ascii_digit() || c == '-');
-    (number && raw.len() <= MAX_NUMBER_CHARS && raw.parse::<f64>().is_ok_and(f64::is_finite)).then_some(raw)
+    let is_number = raw.starts_with(|c: char| c.is_ascii_digit() || c == '-');
+    (is_number && raw.len() <= MAX_NUMBER_CHARS && raw.parse::<f64>().is_ok_and(f64::is_finite))
+        .then_some(raw)
 }
 
 /// The content of a JSON string as bytes: it may contain lone surrogates, which `String` cannot hold.

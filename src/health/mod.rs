@@ -59,8 +59,8 @@ impl Summary {
 }
 
 impl Health {
-    /// Whether webhooks are accepted, with or without PostgreSQL, and the receiver is not stopping. During `shutdown.grace`,
-    /// webhooks are still accepted.
+    /// Whether webhooks are accepted, with or without PostgreSQL, and the receiver is not stopping. False during
+    /// `shutdown.grace`, although webhooks are still accepted.
     pub(crate) fn is_ready(&self) -> bool {
         self.summary.status != "unavailable"
     }
@@ -93,7 +93,7 @@ pub(crate) struct Monitor {
 }
 
 impl Monitor {
-    /// Also returns the tasks that measure. They end with the recorder. `pool` is for health checks only.
+    /// Starts the tasks that measure, and returns them. They end with the recorder. `pool` is for health checks only.
     pub(crate) fn start(
         settings: &Settings,
         pool: QueryPool,

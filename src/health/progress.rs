@@ -14,7 +14,7 @@ use crate::recorder::StuckStatus;
 pub(crate) struct RecordingProgress(Arc<Mutex<Instant>>);
 
 impl RecordingProgress {
-    /// Also returns the task that follows `stuck` until the recorder ends.
+    /// Returns the progress, and the task that updates it from `stuck` until the recorder ends.
     pub(crate) fn follow(mut stuck: watch::Receiver<StuckStatus>) -> (Self, impl Future<Output = ()>) {
         let progress = Self(Arc::new(Mutex::new(Instant::now())));
         let last = progress.0.clone();

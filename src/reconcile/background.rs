@@ -1,4 +1,5 @@
-//! Starts runs by itself: after each gap, in which webhooks were not accepted, and for executions that should have ended.
+//! Starts runs in the background: after each gap (a time in which webhooks may have been lost), and for executions that should
+//! have ended.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -25,7 +26,7 @@ const MIN_PAUSE: Duration = Duration::from_secs(10);
 /// A comparison begins this much before the gap: the sender's clock may differ, and its retries of earlier webhooks may
 /// have failed.
 const MARGIN: Duration = Duration::from_mins(5);
-/// How many running executions, and how many overdue ones, are requested at most in a round.
+/// Maximum running executions, and maximum overdue ones, that a round requests.
 const ROUND: i64 = 500;
 
 pub(crate) struct Background {
@@ -42,9 +43,9 @@ pub(crate) struct Background {
 /// The time in which webhooks may have been lost.
 #[derive(Debug, Default)]
 pub(crate) struct Gap {
-    /// The begin; `None` when there is no gap.
+    /// The start of the gap; `None` when there is no gap.
     since: Option<OffsetDateTime>,
-    /// The begin of the first interruption since the latest comparison began.
+    /// The start of the earliest interruption that was found since the latest comparison began.
     interrupted: Option<OffsetDateTime>,
     /// Whether the latest check found that the receiver is not ready, or that webhooks were answered 503.
     is_growing: bool,
@@ -53,12 +54,12 @@ pub(crate) struct Gap {
 impl Gap {
     /// Webhooks since this time may be missing: the receiver was last ready then, or its spool has lost later deliveries.
     fn interrupt(&mut self, since: OffsetDateTime) {
-        for begin in [&mut self.since, &mut self.interrupted] {
-            *begin = Some(begin.map_or(since, |earlier| earlier.min(since)));
+        for start in [&mut self.since, &mut self.interrupted] {
+            *start = Some(start.map_or(since, |earlier| earlier.min(since)));
         }
     }
 
-    /// A comparison begins. Returns the begin of the gap.
+    /// A comparison begins. Returns the start of the gap.
     fn begin_comparison(&mut self) -> Option<OffsetDateTime> {
         self.interrupted = None;
         self.since
@@ -109,7 +110,7 @@ impl Background {
         }
     }
 
-    /// Adds the deliveries that the spool has lost to the gap.
+    /// Extends the gap to the time of the deliveries that the spool has lost.
     fn take_losses(&self) -> Losses {
         let losses = self.reconciled_until.take_losses();
         if let Some(since) = losses.since {

@@ -59,11 +59,8 @@ impl Fetched {
     ) -> Self {
         let body = api_key::remove_at_any_depth(&body).map_or(body, Bytes::from);
         let Ok(execution) = Execution::parse(&body) else { return Self::Unusable };
-        if execution_id.is_some_and(|id| id != execution.execution_id) {
-            return Self::Unusable;
-        }
         // Only executions of workflows are requested by their identifier, so a prediction is not the requested one.
-        if execution_id.is_some() && execution.kind != Kind::Workflow {
+        if execution_id.is_some_and(|id| id != execution.execution_id || execution.kind != Kind::Workflow) {
             return Self::Unusable;
         }
         if !status::is_terminal(&execution.status) {
@@ -76,7 +73,7 @@ impl Fetched {
 
 impl Comparison<'_> {
     /// The `execution_ids` that are not recorded with a terminal status, each once. First waits until the deliveries in the
-    /// spool are recorded: they are then not fetched, and a run is not faster than recording.
+    /// spool are recorded, for up to [`RECORD_TIMEOUT`]: these are then not fetched, and a run is not faster than recording.
     pub(super) async fn not_ended(
         &mut self,
         execution_ids: impl IntoIterator<Item = String>,

@@ -24,7 +24,7 @@
 //!
 //! - an error that the server will repeat ([`DbError::is_repeatable`]): three, and one after the first degradation;
 //! - a lost connection, a crash, a lack of resources: ten, with pauses;
-//! - a timeout: each of the first three doubles the time limit, the next one degrades. A wait for a lock is no timeout,
+//! - a timeout: each of the first three doubles the time limit, the next one degrades. A wait for a lock is not a timeout,
 //!   because `lock_timeout` ends it much earlier.
 
 use std::collections::VecDeque;
@@ -43,7 +43,7 @@ use super::stuck::Blocked;
 use crate::db::{DbError, PooledConnection, RecordItem, TimeLimits};
 use crate::delivery::Disposition;
 
-/// The wait after the first failure. It doubles with each further failure.
+/// The minimum wait after the first failure. It doubles with each further failure.
 const FIRST_BACKOFF: Duration = Duration::from_millis(50);
 /// After a first failure, `lock_timeout` is this many times shorter than `database.statement_timeout`. A transaction
 /// waits for fewer locks than this, so waits for locks alone do not reach the statement timeout.

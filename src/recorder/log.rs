@@ -94,8 +94,7 @@ impl Recorder {
         }
     }
 
-    /// Logs dropped deliveries at once, and then together: `number` chooses [`LineLimit::due`], or [`LineLimit::rest`] if no
-    /// more follow.
+    /// Logs the numbers of dropped deliveries that `number` returns: [`LineLimit::due`], or [`LineLimit::rest`] at the end.
     pub(super) fn log_dropped(&self, number: impl Fn(&LineLimit) -> Option<u64>) {
         if let Some(dropped) = number(&self.shared.quarantine_dropped) {
             tracing::error!(

@@ -85,9 +85,9 @@ pub(crate) struct SharedState {
     /// The number of tasks that wait because PostgreSQL records nothing: workers, and the task that retries stuck
     /// deliveries.
     failing: AtomicUsize,
-    /// For deliveries that are not stored in quarantine.
+    /// Limits the log lines about deliveries that are not stored in quarantine.
     quarantine_dropped: LineLimit,
-    /// For conflicts that are not stored.
+    /// Limits the log lines about conflicts that are not stored.
     conflicts_dropped: LineLimit,
     stuck: StuckList,
     /// When an idle recorder last ran a canary.

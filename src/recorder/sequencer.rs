@@ -16,12 +16,11 @@ use crate::metrics::Metrics;
 const MIN_INTERVAL: Duration = Duration::from_millis(100);
 /// Maximum time between two runs. A run also numbers the batches of a receiver that was killed.
 const MAX_INTERVAL: Duration = Duration::from_secs(1);
-/// A receiver that numbers has the lock for milliseconds.
+/// The log reports another session that holds the lock for longer. A receiver holds it for milliseconds.
 const MAX_LOCKED: Duration = Duration::from_secs(5);
 
 pub(crate) struct Sequencer {
-    /// Shared with the recorder. If PostgreSQL grants too few connections, the sequencer waits for one of the recorder's,
-    /// and the recorder for that of the sequencer.
+    /// The recorder's pool: if PostgreSQL grants few connections, the sequencer and the recorder use them in turn.
     pub(crate) pool: Arc<ConnectionPool>,
     /// Notified after a commit with changes.
     pub(crate) committed: Arc<Notify>,

@@ -140,8 +140,8 @@ impl StuckEntry {
         self.failures_without_strike += 1;
     }
 
-    /// Counts a failure of this delivery alone while others can be recorded. Returns whether the delivery is to blame. Not
-    /// for contention.
+    /// Counts a failure of this delivery alone while others can be recorded. Returns whether the delivery is to blame. The
+    /// caller does not count contention.
     pub(super) fn strike(&mut self, error: &DbError) -> bool {
         (self.strikes, self.failures_without_strike) = (self.strikes + 1, 0);
         let needed = match error {

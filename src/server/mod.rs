@@ -23,6 +23,7 @@ use crate::spool::SpoolError;
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 /// Time limit for the export of the last spans.
 const LAST_SPANS_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// Why a receiver did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -40,7 +41,7 @@ pub enum StartError {
         source: std::io::Error,
     },
     /// A bug.
-    #[error("opening the spool panicked: a bug")]
+    #[error("opening the spool panicked (a bug)")]
     Panicked,
     /// The spool cannot be used.
     #[error(transparent)]
@@ -205,9 +206,9 @@ impl Server {
 
 fn part_ended(ended: Result<PartResult, JoinError>) -> RunError {
     match ended {
-        Ok((part, Ok(()))) => RunError::PartEnded { part, reason: "without an error: a bug".to_owned() },
+        Ok((part, Ok(()))) => RunError::PartEnded { part, reason: "it returned no error (a bug)".to_owned() },
         Ok((part, Err(error))) => RunError::PartEnded { part, reason: error.to_string() },
         // The panic's text may contain a body.
-        Err(_) => RunError::PartEnded { part: "a part", reason: "it panicked: a bug".to_owned() },
+        Err(_) => RunError::PartEnded { part: "a part", reason: "it panicked (a bug)".to_owned() },
     }
 }

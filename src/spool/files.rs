@@ -20,11 +20,12 @@ use super::recovery::sequence::SequenceTable;
 
 /// The database. SQLite puts the write-ahead log and its index (`-shm`) beside it.
 pub(super) const DATABASE: &str = "spool.db";
-/// The kinds in the names of files that are not the spool: its deliveries are added to the spool, …
+// The kinds of files beside the spool, in their names: `spool.db.KIND-N`.
+/// The deliveries of this file are added to the spool.
 pub(super) const RESCUED: &str = "rescued";
-/// … it is damaged, or replaced by a copy of its deliveries, …
+/// This file is damaged, or a copy of its deliveries has replaced it.
 pub(super) const DAMAGED: &str = "damaged";
-/// … it had the name of a file of the spool.
+/// This file is of another origin, and had the name of a file of the spool.
 pub(super) const FOREIGN: &str = "foreign";
 /// The first bytes of every database.
 pub(super) const MAGIC: &[u8; 16] = b"SQLite format 3\0";
@@ -62,7 +63,7 @@ pub(super) struct FileSizes {
 }
 
 /// The files of an open spool. The value outlives all SQLite connections to them: when a process closes any descriptor of
-/// a file, it loses all locks that SQLite has on it.
+/// a file, it loses all locks that SQLite has on this file.
 #[derive(Debug)]
 pub(super) struct OpenFiles {
     pub(super) dir: PathBuf,
@@ -338,7 +339,7 @@ pub(super) fn step(action: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
     action()
 }
 
-/// A name that no file has, with or without a suffix: `spool.db.KIND-N`.
+/// A name `spool.db.KIND-N` that no file has, with or without a suffix.
 pub(super) fn free_name(path: &Path, kind: &str) -> PathBuf {
     let mut n = time::OffsetDateTime::now_utc().unix_timestamp();
     loop {
@@ -361,8 +362,8 @@ pub(super) fn set_aside(path: &Path, base: &Path) -> io::Result<PathBuf> {
     Ok(keep_once(aside, base))
 }
 
-/// Removes the files that were just set aside as `aside` if equal ones were set aside before. Returns the name of those that
-/// are left.
+/// Removes the files that were just set aside as `aside` if equal ones were set aside before. Returns the name of the
+/// files that remain.
 pub(super) fn keep_once(aside: PathBuf, base: &Path) -> PathBuf {
     let kinds = [DAMAGED, FOREIGN].into_iter().filter_map(|kind| of_kind(base, kind).ok());
     let equal = kinds.flatten().find(|earlier| {
@@ -370,7 +371,7 @@ pub(super) fn keep_once(aside: PathBuf, base: &Path) -> PathBuf {
         *earlier != aside && SUFFIXES.iter().all(|suffix| is_equal(suffix).unwrap_or(false))
     });
     let Some(earlier) = equal else { return aside };
-    tracing::warn!(aside = %earlier.display(), "an equal file was set aside before: it is kept once");
+    tracing::warn!(aside = %earlier.display(), "an equal file was set aside before: only the earlier one is kept");
     remove(&aside);
     earlier
 }

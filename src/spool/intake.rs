@@ -15,7 +15,7 @@ use tokio::time::sleep;
 use super::handle::{PendingDelivery, ResultSender};
 use crate::delivery::RejectReason;
 
-/// A write that takes longer has stalled. Longer than a write waits for another process (`lock_timeout`).
+/// A write that takes longer has stalled. This time is longer than a write waits for another process (`lock_timeout`).
 const STALLED_AFTER: Duration = Duration::from_secs(10);
 /// How often the task checks the current write.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);

@@ -82,8 +82,8 @@ pub(super) fn report(
     Ok(())
 }
 
-/// Deletes all deliveries up to `seq`, and stores that they were acked. Returns how many others were missing and were not
-/// counted before: another program has removed them while the receiver was running.
+/// Deletes all deliveries up to `seq`, and stores that they were acked. Returns how many numbers up to `seq` had no row and were
+/// not counted before: another program has removed these deliveries while the receiver was running.
 pub(super) fn ack(connection: &Connection, seq: Seq) -> rusqlite::Result<i64> {
     connection.prepare_cached("DELETE FROM deliveries WHERE seq <= ?")?.execute([seq])?;
     let missing = connection.prepare_cached(ACK)?.query_row([seq], |row| row.get(0)).optional()?;

@@ -23,28 +23,28 @@
 //! [`SpoolStatus`], [`ReconciledUntil`], [`SpooledDelivery`] and [`BatchLimits`] as they are: they do not depend on SQLite. It
 //! has its own [`open()`], [`Writer`], [`Reader`] and [`Inspector`], and adds its errors to [`SpoolError`].
 //!
-//! - **`open`** excludes a second receiver until the writer and the reader are dropped ([`SpoolError::InUse`]). What it cannot
-//!   read, it repairs or refuses, and never overwrites. It returns all fields of [`Spool`]: `handle` and `intake` are the ends of
-//!   [`SpoolHandle::new`]; `acks` begins at the last acked delivery; `status` has a status from the start.
-//! - **Numbers** ([`Seq`]) begin at 1 and rise by one with each delivery. No number is used again, also after a restart or a
-//!   repair. So a missing number is a lost delivery.
+//! - **`open`** excludes a second receiver until the writer and the reader are dropped ([`SpoolError::InUse`]). It repairs or
+//!   refuses files that it cannot read, and never overwrites them. It returns all fields of [`Spool`]: `handle` and `intake` are
+//!   the ends of [`SpoolHandle::new`]; `acks` begins at the last acked delivery; `status` has a status from the start.
+//! - **Numbers** ([`Seq`]) begin at 1 and rise by one with each delivery. No number is used again, not even after a restart or
+//!   a repair. So a missing number is a lost delivery.
 //! - **`Writer::run`** blocks its thread until no delivery can be appended and the [`AckHandle`] is dropped. When the handle is
 //!   dropped, it calls [`Intake::close`], stores what is in the channel, and returns. It calls [`Intake::idle`] before it waits
-//!   for deliveries ([`Intake::recv_many`]) and acks, and [`Intake::writing`] before each step that may take long: without
+//!   for deliveries ([`Intake::recv_many`]) or acks, and [`Intake::writing`] before each step that may take long: without
 //!   progress for 10 s, the waiting requests are answered 503. For that, it gives their results to [`Intake::hold`] before a
 //!   write, and takes them back with [`Intake::release`]. It answers each delivery: `Ok` only after it is durable.
 //! - **A full or failing disk** is not an error of `run`: deliveries are rejected ([`RejectReason`]) until writes succeed
 //!   again. `run` ends with an error only if the spool cannot be used any more.
 //! - **Space**: deliveries are rejected before the spool exceeds `spool.max_bytes`. At this limit, and on a full disk, acked
 //!   deliveries can still be deleted.
-//! - **Status** is published after each write and each deletion, before the requests are answered. `unwritable` is measured
-//!   also while nothing arrives.
+//! - **Status** is published after each write and each deletion, before the requests are answered. `unwritable` is also
+//!   measured while nothing arrives.
 //! - **`Reader::next`** returns the deliveries after a number without gaps, as many as [`BatchLimits`] allow, but at least one;
-//!   none at the end. The first delivery may exceed the limit of bytes. `intact` is false if the checksum does not match: the
-//!   recorder then stores the body in quarantine. [`SpoolError::FilesChanged`] means "try again later"; other errors end the
-//!   receiver.
-//! - **Losses**: before a loss is stored, [`ReconciledUntil::set_back`]; then a log line with `lost_at_most`, and the metric
-//!   (`spool_salvaged`). Each loss is counted once.
+//!   an empty batch at the end. The first delivery may exceed the limit of bytes. `intact` is false if the checksum does not
+//!   match: the recorder then stores the body in quarantine. [`SpoolError::FilesChanged`] means "try again later"; other errors
+//!   end the receiver.
+//! - **Losses**: it calls [`ReconciledUntil::set_back`] before it stores a loss. Then it logs a line with `lost_at_most`, and
+//!   counts the loss (`Metrics::spool_salvaged`). Each loss is counted once.
 
 mod files;
 mod handle;
@@ -85,7 +85,7 @@ pub(crate) use writer::Writer;
 /// A delivery's position in the spool: rises by one with each delivery and is never reused.
 pub(crate) type Seq = i64;
 
-/// The size of deliveries of unsigned webhooks.
+/// The number and size of stored deliveries of unsigned webhooks.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct UnverifiedSize {
     pub(crate) rows: i64,

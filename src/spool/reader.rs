@@ -18,7 +18,7 @@ pub(crate) struct Reader {
     /// Dropped after the connection.
     files: Arc<OpenFiles>,
     channels: ReaderChannels,
-    /// The last unreadable delivery: its loss is known.
+    /// The last delivery with a wrong checksum: `reconciled_until` was set back for it.
     last_damaged: Seq,
     reconciled_until: Arc<ReconciledUntil>,
 }

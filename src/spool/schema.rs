@@ -19,7 +19,7 @@ pub(super) const VERSION: i64 = 2;
 /// The largest valid sequence number. A larger number in a file is damage.
 pub(super) const MAX_SEQ: Seq = 1 << 48;
 
-/// Maximum starts that a spool knows. They must fit in one page with the other rows of `sqlite_sequence`.
+/// Maximum starts that a spool stores. They must fit in one page with the other rows of `sqlite_sequence`.
 const MAX_RUNS: i64 = 64;
 
 /// How long a statement waits for another process that has locked the file.
@@ -169,7 +169,7 @@ pub(super) fn new_run(connection: &Connection) -> rusqlite::Result<i64> {
     connection.query_row(select, [RUN_RANDOM_BITS], |row| row.get(0))
 }
 
-/// Stores a start, and forgets the oldest ones.
+/// Stores a start, and removes the oldest ones above [`MAX_RUNS`].
 pub(super) fn add_run(transaction: &Connection, run: i64) -> rusqlite::Result<()> {
     add_runs(transaction, &[run])?;
     let remove = "DELETE FROM sqlite_sequence WHERE name = ?1 AND rowid NOT IN
@@ -183,7 +183,7 @@ pub(super) fn runs(connection: &Connection) -> rusqlite::Result<Vec<i64>> {
     select.query_map([RUN], |row| row.get(0))?.collect()
 }
 
-/// Adds the starts on the spools that this one was copied from.
+/// Stores starts, also those on the spools that this one was copied from.
 pub(super) fn add_runs(connection: &Connection, runs: &[i64]) -> rusqlite::Result<()> {
     let mut insert = connection.prepare("INSERT INTO sqlite_sequence (name, seq) VALUES (?, ?)")?;
     runs.iter().try_for_each(|run| insert.execute((RUN, run)).map(drop))

@@ -49,8 +49,8 @@ pub(super) fn wal_bytes(connection: &Connection) -> rusqlite::Result<u64> {
     })
 }
 
-/// The space that the spool may use: `spool.max_bytes`, or less if the process may not write files of that size (ulimit -f).
-/// Deleting needs space in the write-ahead log.
+/// The space that the spool may use: `spool.max_bytes`, or less if the process may not write files of that size (ulimit -f). A
+/// part of that limit stays free, because deleting needs space in the write-ahead log.
 pub(super) fn max_bytes(settings: &config::Spool) -> u64 {
     let limit = getrlimit(Resource::Fsize).current.map(|limit| limit.saturating_sub(reserve::SIZE));
     match limit.filter(|limit| *limit < settings.max_bytes) {

@@ -4,6 +4,7 @@
 //! URL of the webhook, which confirms the reference. Otherwise, or without a usable entry, it is requested by its identifier.
 //! A prediction is only in the delivery log.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -172,8 +173,8 @@ fn different_fields(
     known: &Execution<'_>,
     only_identifiers: bool,
 ) -> Vec<&'static str> {
-    fn same(one: Option<&std::borrow::Cow<'_, str>>, other: Option<&std::borrow::Cow<'_, str>>) -> bool {
-        let given = |text: &&std::borrow::Cow<'_, str>| !text.is_empty();
+    fn same(one: Option<&Cow<'_, str>>, other: Option<&Cow<'_, str>>) -> bool {
+        let given = |text: &&Cow<'_, str>| !text.is_empty();
         one.filter(given).zip(other.filter(given)).is_none_or(|(one, other)| one == other)
     }
     let identifiers = [

@@ -54,7 +54,7 @@ impl UnverifiedLimit {
             state.later.bytes += bytes;
         } else {
             state.has_rejected = true;
-            // Nothing is measured while PostgreSQL cannot be reached.
+            // Not only by the next measurement: nothing is measured while PostgreSQL cannot be reached.
             self.status.send_if_modified(|status| !std::mem::replace(&mut status.is_full, true));
         }
         fits

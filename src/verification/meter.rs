@@ -16,9 +16,9 @@ use crate::recorder::RecorderView;
 /// Time between two measurements, with `auth.verify_unsigned` and without it.
 const INTERVAL: Duration = Duration::from_secs(2);
 const INTERVAL_OFF: Duration = Duration::from_mins(1);
-/// The pause after a measurement is at least this many times as long as the measurement took.
+/// The pause after a slow measurement is this many times as long as the measurement took, but at most [`MAX_PAUSE`].
 const PAUSE_FACTOR: u32 = 50;
-/// … up to this pause. During a pause, the limit also counts deliveries that are no longer in the table.
+/// Bounded, because during a pause the limit still counts deliveries that are no longer in the table.
 const MAX_PAUSE: Duration = Duration::from_secs(30);
 
 pub(crate) struct UnverifiedMeter {

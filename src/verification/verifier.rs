@@ -30,8 +30,9 @@ use crate::metrics::{Metrics, VerificationResult};
 use crate::recorder::{RecorderHealth, RecorderView};
 use crate::spool::WeakSpoolHandle;
 
-/// How long a claim lasts after a crash, and how often a running receiver renews it.
+/// How long a claim lasts without a renewal.
 const CLAIM_TIME: Duration = Duration::from_secs(20);
+/// How often a running receiver renews its claims.
 const RENEW_INTERVAL: Duration = Duration::from_secs(5);
 /// Time between two searches for due rows, with `auth.verify_unsigned` and without it.
 const POLL_INTERVAL: Duration = Duration::from_secs(2);
@@ -41,15 +42,15 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// The same, for a row whose execution the API does not have.
 const FIRST_UNKNOWN_PAUSE: Duration = Duration::from_secs(5);
 const MAX_PAUSE: Duration = Duration::from_secs(30);
-/// While the API fails, a repeated row is requested this often.
+/// Minimum time between two claims of a repeated row while the API fails.
 const FAILING_PAUSE: Duration = Duration::from_secs(2);
 /// The pause while the quarantine is full.
 const FULL_PAUSE: Duration = Duration::from_mins(10);
-/// A row is moved to quarantine after this many strikes ([`ApiState`])…
+/// A row is moved to quarantine after this many strikes ([`ApiState`]), if it is at least [`STRIKES_AGE`] old.
 const MAX_STRIKES: i32 = 10;
-/// … if it is at least this old.
+/// Minimum age of a row that is moved to quarantine for its strikes.
 const STRIKES_AGE: Duration = Duration::from_mins(10);
-/// Bytes of the API's version that the quarantine stores. The API has all of it.
+/// Maximum bytes of the API's version that the quarantine stores. The API still has the whole version.
 const MAX_API_BODY_BYTES: usize = 64 << 10;
 /// Time limit for the release of the claims at the end.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(1);

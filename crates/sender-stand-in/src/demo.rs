@@ -64,7 +64,7 @@ const TIMEOUT: &str = "Model timeout after 30s";
 const PROVIDER: &str = "PROVIDER_SERVER_ERROR: the provider answered with an error";
 const NO_IMAGE: &str = "invalid image: inputs.image has 0 bytes";
 const RATE_LIMIT: &str = "too many requests: the rate limit of the provider is reached";
-/// How long a step runs that fails with [`TIMEOUT`], in seconds of the demo.
+/// How long a step runs before it fails with [`TIMEOUT`], in seconds of the demo.
 const TIMEOUT_SECONDS: u32 = 30;
 /// The models of the predictions.
 const PREDICTED: [&str; 3] = ["flux-1-1-pro", "recraft-v3", "flux-1-1-pro"];
@@ -169,13 +169,13 @@ impl Script<'_> {
     fn end(&self, run: &Running, workflow: &Workflow, output: &Value, cause: Option<&str>, fallback: bool) {
         let steps = workflow.steps;
         let now = OffsetDateTime::now_utc();
-        let number = u32::try_from(steps.len()).unwrap_or(1);
+        let count = u32::try_from(steps.len()).unwrap_or(1);
         let last_started = if cause == Some(TIMEOUT) {
             now - self.demo.second * TIMEOUT_SECONDS
         } else {
-            now - (now - run.started) / number
+            now - (now - run.started) / count
         };
-        let part = (last_started - run.started) / (number - 1).max(1);
+        let part = (last_started - run.started) / (count - 1).max(1);
         let (mut outputs, mut cost, mut started) = (json!({}), 0, run.started);
         for (n, Step { name, model, cost: step_cost }) in steps.iter().enumerate() {
             let is_last = n + 1 == steps.len();

@@ -22,8 +22,8 @@ columns! {
 pub(crate) struct Bulk {
     /// The sender's identifier of the bulk.
     pub(crate) bulk_id: String,
-    /// Whether all expected executions have ended: at least `expected` ones, and each of the registered response, if there
-    /// is one. Null if `expected` is null.
+    /// Whether all expected executions have ended: at least `expected` executions, and every execution of the registered
+    /// response, if there is one. Null if `expected` is null.
     pub(crate) complete: Option<bool>,
     /// The expected number of executions: the accepted inputs of a registered bulk, or the number set with
     /// `workflow-receiver bulks set-size`; null if unknown.

@@ -32,8 +32,8 @@ columns! {
         pub(crate) workflow_id: String,
         /// The bulk of the execution; null outside of a bulk.
         pub(crate) bulk_id: Option<String>,
-        /// The status, as sent. completed, failed and cancelled are terminal, and succeeded or success in a legacy flow; other
-        /// statuses, such as running, are not.
+        /// The status, as sent. completed, failed and cancelled are terminal, as are succeeded and success in a legacy flow.
+        /// Other statuses, such as running, are not terminal.
         pub(crate) status: String,
         /// The kind of failure, such as `ExecutionFailed`; null if not sent. The first 1,000 characters.
         pub(crate) error: Option<String>,
@@ -315,9 +315,11 @@ impl Query for Executions {
                 .await?
             };
         }
-        let own_index =
-            bulk.is_none() && reference.is_none() && !matches!(partial_index, Some("rare" | "fetched"));
-        let rows = if workflow.is_some() && own_index {
+        let by_workflow = workflow.is_some()
+            && bulk.is_none()
+            && reference.is_none()
+            && !matches!(partial_index, Some("rare" | "fetched"));
+        let rows = if by_workflow {
             fetch!(prefix: "workflow_id, ", "$8, ", order: "workflow_id DESC, ")
         } else {
             fetch!(prefix: "", "", order: "")

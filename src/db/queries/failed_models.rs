@@ -2,11 +2,9 @@
 
 use time::OffsetDateTime;
 
+use super::search::STEP_SCAN_LIMIT;
 use super::{EXCERPT_CHARS, Query, TimeRange};
 use crate::db::Transaction;
-
-/// Maximum executions that are scanned: each payload is decompressed.
-const SCAN_LIMIT: i64 = 500;
 
 /// The failed steps of a model, with their most frequent cause.
 #[derive(Debug, Clone)]
@@ -29,7 +27,7 @@ pub(crate) struct FailedModel {
 pub(crate) struct FailedModels {
     /// Those with the most failed steps first.
     pub(crate) models: Vec<FailedModel>,
-    /// True if there are more executions with a failed step than are scanned.
+    /// True if there may be more executions with a failed step than were scanned.
     pub(crate) is_partial: bool,
 }
 
@@ -48,12 +46,12 @@ impl Query for FailedModelQuery {
             "src/db/queries/failed_models.sql",
             self.period.start(),
             self.period.end(),
-            SCAN_LIMIT,
+            STEP_SCAN_LIMIT,
             self.limit,
             EXCERPT_CHARS
         );
         let models = models.fetch_all(transaction).await?;
-        let is_partial = models.first().is_some_and(|model| model.scanned >= SCAN_LIMIT);
+        let is_partial = models.first().is_some_and(|model| model.scanned >= STEP_SCAN_LIMIT);
         Ok(FailedModels { models, is_partial })
     }
 }

@@ -7,13 +7,12 @@ use time::serde::rfc3339;
 use utoipa::ToSchema;
 
 use super::reference::ReferenceFilter;
+use super::search::STEP_SCAN_LIMIT;
 use super::{EXCERPT_CHARS, Query, Scope, TimeRange};
 use crate::db::Transaction;
 
 /// Maximum executions and predictions that are scanned.
 const SCAN_LIMIT: i64 = 1_000;
-/// Maximum executions that are scanned for failed steps. It is lower, because each payload is decompressed.
-const STEP_SCAN_LIMIT: i64 = 500;
 
 /// Failures with the same cause. All failures of a group are of executions, or all are of predictions.
 #[derive(Debug, Clone, Serialize, ToSchema)]

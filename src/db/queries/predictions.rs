@@ -132,7 +132,7 @@ pub(crate) struct Filter {
     #[param(inline, value_type = Option<ReferenceText>, example = "order=1234")]
     #[arg(long, value_name = "NAME=VALUE")]
     pub(crate) reference: Option<ReferenceFilter>,
-    /// The console's filter: only predictions with a successful status, whatever its word is.
+    /// The console's filter: only predictions with one of the successful statuses.
     #[param(ignore)]
     #[arg(skip)]
     pub(crate) is_successful: bool,

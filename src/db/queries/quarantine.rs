@@ -98,7 +98,7 @@ impl ListRow for Quarantined {
     }
 }
 
-/// Entries that a search reads: the newest ones.
+/// Maximum entries that a search reads: the newest ones.
 pub(crate) const MAX_SEARCHED: i64 = 1_000;
 /// Bytes of the beginning of each body that a search reads.
 const SEARCHED_BYTES: i32 = 2 << 10;
@@ -262,7 +262,7 @@ pub(crate) struct QuarantineUsage {
     pub(crate) bodies: i64,
     /// Bodies answered 200. They count towards no limit.
     pub(crate) acknowledged: i64,
-    /// The total size of the other bodies.
+    /// The total size of the other entries: their bodies and the versions of the sender's API.
     pub(crate) rejected_bytes: i64,
 }
 
@@ -402,7 +402,7 @@ pub(crate) struct RecordedBy {
     pub(crate) retried_by: String,
 }
 
-/// Reads the retry that recorded an execution or a prediction; `None` if a webhook was recorded without one, and after
+/// Reads the retry that recorded an execution or a prediction; `None` if a webhook was recorded without a retry, or if
 /// retention has removed the retry.
 #[derive(Debug, Clone)]
 pub(crate) struct GetRecordedBy {

@@ -228,7 +228,7 @@ impl Query for ResultsQuery {
         let mut batch = (self.page.limit + 1).min(SCAN_LIMIT);
         loop {
             let sources = self.sources(&mut *transaction, &reached, batch).await?;
-            let last = i64::try_from(sources.len()).is_ok_and(|length| length < batch);
+            let is_last = i64::try_from(sources.len()).is_ok_and(|length| length < batch);
             let mut rest = &sources[..];
             while !rest.is_empty() {
                 let (group, after) = rest.split_at(fitting(rest));
@@ -245,11 +245,11 @@ impl Query for ResultsQuery {
                 if let Some(Source { first_received_at, key, .. }) = group.last() {
                     reached = Position { at: *first_received_at, id: key.clone(), place: i64::MAX };
                 }
-                if begun.elapsed() > PAGE_TIME && !(last && rest.is_empty()) {
+                if begun.elapsed() > PAGE_TIME && !(is_last && rest.is_empty()) {
                     return Ok(self.page_with_next(items, Some(reached)));
                 }
             }
-            if last {
+            if is_last {
                 return Ok(Page { items, next: None });
             }
             scan_left -= batch;

@@ -9,7 +9,7 @@ const SEARCH_SCAN_LIMIT: i64 = 1_000;
 /// The same for rows that are classified: each takes 0.2 ms.
 pub(super) const CLASS_SCAN_LIMIT: i64 = 200;
 
-/// The same for executions whose steps are read.
+/// Maximum executions that a query scans for steps: each payload is decompressed.
 pub(super) const STEP_SCAN_LIMIT: i64 = 500;
 
 /// A search does not read the inputs in a larger payload (compressed size).

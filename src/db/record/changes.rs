@@ -10,7 +10,7 @@ use crate::delivery::Disposition;
 use crate::execution::Kind;
 use crate::execution::status::is_terminal;
 
-/// Maximum changes in a row. Readers unpack whole rows.
+/// Maximum changes in one row of `change_batches`. Readers unpack whole rows.
 const MAX_CHANGES: usize = 500;
 
 /// A change of an execution.

@@ -44,7 +44,7 @@ pub(crate) struct ExecutionRow<'a> {
     pub(super) payload_bytes: Option<&'a [u8]>,
     pub(super) step_failed: bool,
     pub(super) delivery: &'a Delivery,
-    /// Later than the delivery if the row represents several deliveries of one body (`quarantine retry`).
+    /// Later than `delivery.received_at` if the row represents several deliveries of one body (`quarantine retry`).
     pub(super) last_received_at: OffsetDateTime,
     pub(super) deliveries: i32,
     /// How many of them have `X-Webhook-Redelivery`.
@@ -107,7 +107,7 @@ pub(crate) struct UnverifiedRow<'a> {
     pub(super) deliveries: i32,
 }
 
-/// What the columns of an execution can hold.
+/// The parts of a body that the columns of an execution can hold.
 pub(in crate::db) struct Storable<'a> {
     /// The whole body as JSON text, if jsonb can hold it.
     pub(in crate::db) payload: Option<&'a str>,

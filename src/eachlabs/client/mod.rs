@@ -36,7 +36,7 @@ pub(crate) struct Client {
     /// The largest accepted response, in bytes.
     max_response_bytes: usize,
     metrics: Arc<Metrics>,
-    /// The number of times that a request is sent.
+    /// The maximum number of times that a request is sent.
     max_attempts: u32,
     rate: Option<Arc<RateLimit>>,
     /// Secrets in the bodies of requests. No error contains them.

@@ -103,7 +103,7 @@ pub(crate) struct Writer {
     max_bytes: u64,
     lock_timeout: Duration,
     status: SpoolStatus,
-    /// The rejection that was logged last, until the log says that deliveries are accepted again.
+    /// The last logged rejection. `None` once the log says that deliveries are accepted again.
     logged: Option<RejectReason>,
     rejected_at: Instant,
     /// Bytes of free pages in the database.
@@ -291,7 +291,8 @@ impl Writer {
         } else {
             PROBE_INTERVAL
         };
-        let (now, latest) = (Instant::now(), Instant::now() + wait);
+        let now = Instant::now();
+        let latest = now + wait;
         if due > now { due.min(latest) } else { latest }
     }
 

@@ -82,7 +82,7 @@ impl Writer {
         self.status.bytes = usage.bytes + self.status.wal_bytes;
         let SpoolStatus { last_seq, acked_seq, .. } = self.status;
         self.status.oldest_received_at = match usage.oldest {
-            // The first ones are missing: they are older.
+            // The oldest deliveries are missing from the table, so the earlier time stays.
             Some((seq, _)) if seq > acked_seq + 1 => self.status.oldest_received_at,
             None if last_seq > acked_seq => self.status.oldest_received_at,
             oldest => oldest.map(|(_, received_at)| received_at),
