@@ -66,7 +66,7 @@ metrics! {
     connections_rejected: Counter,
         "Connections closed at once because the limit was reached and no connection could be evicted";
     connections_unanswered: Family<[(&'static str, &'static str); 2], Counter>,
-        "Connections that ended without a response, by port (webhooks, admin) and reason: tls_on_plain_port, proxy_protocol, no_request (no byte was received), head_timeout (also evicted at http.max_connections), head_interrupted, request_dropped (evicted, or over HTTP/2 reset, before the response)";
+        "Connections that ended without a response, by port (webhooks, admin) and reason: tls_on_plain_port, proxy_protocol, no_request (no byte was received), head_timeout (also evicted at http.max_connections), head_interrupted, request_dropped (ended before the response: evicted, or over HTTP/2 reset by the client)";
     panics: Counter,
         "Requests that ended in a panic: each is a bug";
     body_memory [Bytes]: Gauge,

@@ -149,7 +149,7 @@ async fn show(pool: &QueryPool, id: &str, output_args: &OutputArgs) -> Result<()
     let more = bulk.missing_executions.next.is_some()
         || bulk.results.next.is_some()
         || output_args.json && bulk.executions.next.is_some();
-    let is_new = bulk.bulk.received == 0;
+    let nothing_received = bulk.bulk.received == 0;
     let mut output = Output::new();
     if output_args.json {
         output.json(&BulkJson { bulk, failures })?;
@@ -160,7 +160,7 @@ async fn show(pool: &QueryPool, id: &str, output_args: &OutputArgs) -> Result<()
     if more {
         output_args.note_more();
     }
-    if is_new {
+    if nothing_received {
         note(&format!("No execution of {id:?} is recorded yet."));
     }
     Ok(())

@@ -37,7 +37,7 @@ pub(crate) enum Quarantine {
     /// Record the entries that can be read now (after an upgrade, or with --map or --set), and remove them from quarantine.
     /// Each object of an array is recorded separately. `quarantine undo` undoes a retry
     Retry(retry::Retry),
-    /// Undo retries: restore the executions and counts of the time before a retry, and put its entry back into quarantine.
+    /// Undo retries: restore executions and counts as they were before a retry, and put its entry back into quarantine.
     /// Refused if an execution of the retry has received another delivery since then
     Undo(undo::Undo),
     /// Delete entries permanently. Do not drop entries answered 200: the sender does not send them again
@@ -54,8 +54,7 @@ pub(crate) struct ListArgs {
     /// Count the entries by reason, instead of listing them
     #[arg(long, conflicts_with_all = ["limit", "all"])]
     by_reason: bool,
-    /// List the entries that were recorded by a retry that `quarantine undo` can undo, newest first. --since is the time of
-    /// the retry
+    /// List the retries that `quarantine undo` can undo, newest first. --since is the time of the retry
     #[arg(long, conflicts_with_all = ["by_reason", "until"])]
     retried: bool,
     #[command(flatten)]

@@ -288,8 +288,7 @@ impl Query for Executions {
 
     async fn run(&self, transaction: &mut Transaction<'_>) -> Result<Page<Execution>, sqlx::Error> {
         let Filter { scope: Scope { workflow, bulk }, cause, reference, words, .. } = &self.filter;
-        let no_classes = Vec::new();
-        let classes_of_words = words.as_ref().map_or(&no_classes, |words| &words.failure_classes);
+        let classes_of_words = words.as_ref().map_or(&[][..], |words| &words.failure_classes[..]);
         let (status, after) = (self.filter.status(), self.page.position(&self.period));
         let partial_index = match status.or(self.filter.class) {
             // The index of bulks or of references finds the executions.
@@ -309,7 +308,7 @@ impl Query for Executions {
                     reference.as_ref().map(ReferenceFilter::as_json),
                     words.as_ref().map(|words| &words.patterns[..]), MAX_SEARCHED_PAYLOAD, self.filter.class,
                     self.filter.fetched, self.filter.failure_classes.as_deref(), self.filter.failed_model.as_deref(),
-                    &classes_of_words[..]
+                    classes_of_words
                 )
                 .fetch_all(transaction)
                 .await?

@@ -69,7 +69,8 @@ pub(crate) trait ListQuery: Query<Answer = Page<<Self as ListQuery>::Row>> {
 
     fn page(&mut self) -> &mut PageRequest;
 
-    /// The filter, without period and page. A cursor is valid for one filter.
+    /// The filter, without period and page. A cursor contains a checksum of the filter's `Debug` text. So a cursor is valid for one
+    /// filter, and becomes invalid when a field of the filter's type is added or renamed.
     fn filter(&self) -> &dyn Debug;
 
     /// Continues after the `next` of a page. False at the end of the list.

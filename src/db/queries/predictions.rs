@@ -226,8 +226,7 @@ impl Query for Predictions {
 
     async fn run(&self, transaction: &mut Transaction<'_>) -> Result<Page<Prediction>, sqlx::Error> {
         let Filter { workflow, cause, reference, is_successful, words, .. } = &self.filter;
-        let no_classes = Vec::new();
-        let classes_of_words = words.as_ref().map_or(&no_classes, |words| &words.failure_classes);
+        let classes_of_words = words.as_ref().map_or(&[][..], |words| &words.failure_classes[..]);
         let status = self.filter.status();
         let after = self.page.position(&self.period);
         let by_workflow = workflow.is_some() && reference.is_none();
@@ -239,7 +238,7 @@ impl Query for Predictions {
                     $($variant)+, EXCERPT_CHARS, self.period.start(), after.at, after.id, failed, status,
                     workflow.as_deref(), reference.as_ref().map(ReferenceFilter::as_json), self.filter.scan_limit(),
                     self.page.rows(), *is_successful, cause.as_deref(), self.filter.failure_classes.as_deref(),
-                    words.as_ref().map(|words| &words.patterns[..]), MAX_SEARCHED_PAYLOAD, &classes_of_words[..]
+                    words.as_ref().map(|words| &words.patterns[..]), MAX_SEARCHED_PAYLOAD, classes_of_words
                 )
                 .fetch_all(transaction)
                 .await?

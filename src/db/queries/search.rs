@@ -6,7 +6,7 @@ const MAX_WORDS: usize = 8;
 /// Maximum rows that a page of a search scans. It is lower than [`super::SCAN_LIMIT`], because payloads are decompressed.
 const SEARCH_SCAN_LIMIT: i64 = 1_000;
 
-/// The same for rows that are classified: each takes 0.2 ms.
+/// Maximum rows that a page scans if it classifies failures: each row takes 0.2 ms.
 pub(super) const CLASS_SCAN_LIMIT: i64 = 200;
 
 /// Maximum executions that a query scans for steps: each payload is decompressed.

@@ -42,7 +42,7 @@ pub(crate) struct Slot {
     turn: AtomicU64,
     /// The number of requests that wait for the receiver: several over HTTP/2.
     busy: AtomicUsize,
-    /// Of a connection.
+    /// What the connection has received. Not used for a request.
     received: Mutex<Received>,
 }
 

@@ -28,10 +28,10 @@ const EXAMPLE: &str = r#"{"type":"execution","execution_id":"exec-104","result":
 /// Fetch missed webhooks from the sender
 ///
 /// Compares executions of `each::labs` with the recorded ones, and records those whose webhook did not arrive. Exactly one of
-/// `execution`, `bulk`, `workflow` and `since` is required; `workflow` can be added to `bulk`. The response is a line
-/// `waiting` while another run is active, a line for each execution that is not recorded, `progress` lines, and at the end a
-/// line `done` or `failed`. If the client closes the
-/// connection, the run ends. It can be repeated. Needs `eachlabs.api_key`.
+/// `execution`, `bulk`, `workflow` and `since` is required; `workflow` can be added to `bulk`. Each line of the response is an
+/// event. Its `type` is `waiting` while another run is active, `execution` for an execution that is not recorded, `progress`,
+/// and at the end `done` or `failed`. If the client closes the connection, the run ends. It can be repeated. Needs
+/// `eachlabs.api_key`.
 #[utoipa::path(
     post, path = "/api/v1/reconcile", tag = "Missed webhooks",
     params(

@@ -38,7 +38,7 @@ const STATUSES: [&str; 4] = ["completed", "failed", "cancelled", "running"];
 /// The parameters, without the search and the cursor.
 const FILTERS: [&str; 10] =
     ["status", "fetched", "workflow", "bulk", "class", "fault", "model", "since", "from", "to"];
-/// Parameters with which changes are not counted.
+/// Filters that the change feed cannot apply: with them, new and changed executions are not counted.
 const UNCOUNTED: [&str; 5] = ["q", "fetched", "class", "fault", "model"];
 /// Filters that are shown with their value, and removed by a click.
 const REMOVABLE: [(&str, &str); 8] = [
@@ -111,7 +111,7 @@ async fn list(
         rows => table(&console.result_hosts, rows, &previews, false, with_filter),
     };
     Ok(html! {
-        // The feed of changes has no more than these fields.
+        // The change feed has the fields of the other filters only.
         @let is_counted = UNCOUNTED.iter().all(|name| params.get(name).is_none());
         @if is_counted && !params.is_continued() {
             a.chip.new-rows href=(params.with(&[])) hidden data-new-rows data-after=(last_change)

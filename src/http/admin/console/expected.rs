@@ -39,7 +39,7 @@ async fn content(console: &Console, view: &View, params: &Params) -> Result<Mark
             h1 { "Expected executions" }
             p.soft {
                 "Executions from the registered responses of trigger and bulk-trigger. Until a final webhook is recorded, an \
-                 execution is waiting or running. From " (overdue_after(console)) " after its registration, it is overdue."
+                 execution is waiting or running. It is overdue " (overdue_after(console)) " after its registration."
             }
         }
         div.chips role="group" aria-label="State" {

@@ -1,4 +1,4 @@
-//! The sender's classes of failures in words, and whose side each class is.
+//! The sender's classes of failures in words, and who is at fault for each class.
 
 use maud::{Markup, html};
 
@@ -6,7 +6,7 @@ use super::components::badge;
 use super::params::Params;
 use super::text::visible;
 
-/// Who can change something about a failure.
+/// Who is at fault, and so can prevent the failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fault {
     Input,
@@ -44,7 +44,7 @@ impl Fault {
         }
     }
 
-    /// A class that the sender adds later is of an unknown side.
+    /// [`Self::Unknown`] for a class that the sender adds later.
     pub(super) fn of(class: &str) -> Self {
         CLASSES.iter().find(|(known, ..)| *known == class).map_or(Self::Unknown, |(_, fault, _)| *fault)
     }
@@ -68,7 +68,7 @@ const CLASSES: [(&str, Fault, &str); 10] = [
     ("unknown", Fault::Unknown, "the cause is of no known class"),
 ];
 
-/// Whose side the class is, and the class in words with its name. `href` is the list of failures of this class.
+/// Who is at fault, and the class in words with its name. `href` is the list of failures of this class.
 pub(super) fn failure_class(class: &str, href: &str) -> Markup {
     let words = CLASSES.iter().find(|(known, ..)| *known == class).map(|(.., words)| *words);
     let fault = Fault::of(class);

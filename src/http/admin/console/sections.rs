@@ -169,7 +169,7 @@ fn references(list: &str, reference: &Reference) -> Markup {
                     dd { a href=(url(list, "q", &format!("{name}={value}"))) { (visible(&value)) } }
                 }
             }
-            p.soft { "The signature does not protect these parameters: who knows the URL can change them." }
+            p.soft { "The signature does not protect these parameters: any client that knows the URL can change them." }
         }
     }
 }

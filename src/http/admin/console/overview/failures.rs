@@ -73,7 +73,7 @@ pub(super) fn table(data: &Data, period: Period) -> Markup {
     }
 }
 
-/// The failures by whose side they are.
+/// The number of failures by who is at fault.
 fn sides(causes: &[Cause<'_>], period: Period) -> Markup {
     let of = |fault: &Fault| {
         let causes = causes.iter().filter(|cause| Fault::of(&cause.latest.failure_class) == *fault);

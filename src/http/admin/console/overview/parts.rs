@@ -13,7 +13,7 @@ pub(super) fn parts(health: &Health) -> Markup {
     };
     let used = share(parts.spool.used_bytes, parts.spool.max_bytes);
     // The problems are listed beside the parts.
-    let is_new = |state: &str, detail: &str| {
+    let is_unlisted = |state: &str, detail: &str| {
         state != "ok" && !health.summary.problems().iter().any(|known| known == detail)
     };
     html! {
@@ -34,12 +34,12 @@ pub(super) fn parts(health: &Health) -> Markup {
                 @if let Some(age) = parts.recording.oldest_age_seconds.filter(|age| *age >= 5) {
                     small.soft { "The oldest delivery has waited for " (duration(age)) "." }
                 }
-                @if is_new(parts.recording.state, &parts.recording.detail) { small.soft { (visible(&parts.recording.detail)) } }
+                @if is_unlisted(parts.recording.state, &parts.recording.detail) { small.soft { (visible(&parts.recording.detail)) } }
             }
             div.stat {
                 span { "Database" }
                 strong { (part_state(parts.database.state)) }
-                @if is_new(parts.database.state, &parts.database.detail) { small.soft { (visible(&parts.database.detail)) } }
+                @if is_unlisted(parts.database.state, &parts.database.detail) { small.soft { (visible(&parts.database.detail)) } }
             }
             div.stat {
                 span { "Spool files" }

@@ -48,7 +48,7 @@ pub(super) fn table(workflows: &[Workflow], period: Period) -> Markup {
                     }
                 }
             }
-            p.note.soft { small { "Average: of the executions with a cost. Running executions have none yet." } }
+            p.note.soft { small { "The average is that of the executions with a cost. Running executions have no cost yet." } }
         }
     }
 }
