@@ -139,8 +139,8 @@ impl OpenFiles {
         }
     }
 
-    /// Checks that the database, without its log, is of the same spool as `earlier` and not older, and that one of the starts
-    /// `runs` has written it. Returns its numbers.
+    /// Checks that the database, without its log, is of the same spool as `earlier` and not older, and that one of the
+    /// runs `runs` has written it. Returns its numbers.
     pub(super) fn check_database(
         &self,
         earlier: Option<SequenceTable>,

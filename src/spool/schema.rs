@@ -19,7 +19,7 @@ pub(super) const VERSION: i64 = 2;
 /// The largest valid sequence number. A larger number in a file is damage.
 pub(super) const MAX_SEQ: Seq = 1 << 48;
 
-/// Maximum starts that a spool stores. They must fit in one page with the other rows of `sqlite_sequence`.
+/// Maximum runs that a spool stores. They must fit in one page with the other rows of `sqlite_sequence`.
 const MAX_RUNS: i64 = 64;
 
 /// How long a statement waits for another process that has locked the file.
@@ -162,14 +162,14 @@ pub(super) fn identity(connection: &Connection) -> rusqlite::Result<i64> {
     Ok(find()?.unwrap_or_default())
 }
 
-/// Identifies this start. Only reads, so that a start on a full disk succeeds; [`add_run`] stores it with the first delivery.
+/// Identifies this run of the receiver. Only reads, so that a start on a full disk succeeds; [`add_run`] stores it with the first delivery.
 pub(super) fn new_run(connection: &Connection) -> rusqlite::Result<i64> {
     let select = "SELECT coalesce(max(seq), 0) << ?1 | (random() & (1 << ?1) - 1)
                   FROM sqlite_sequence WHERE name = 'deliveries'";
     connection.query_row(select, [RUN_RANDOM_BITS], |row| row.get(0))
 }
 
-/// Stores a start, and removes the oldest ones above [`MAX_RUNS`].
+/// Stores a run, and removes the oldest ones above [`MAX_RUNS`].
 pub(super) fn add_run(transaction: &Connection, run: i64) -> rusqlite::Result<()> {
     add_runs(transaction, &[run])?;
     let remove = "DELETE FROM sqlite_sequence WHERE name = ?1 AND rowid NOT IN
@@ -177,13 +177,13 @@ pub(super) fn add_run(transaction: &Connection, run: i64) -> rusqlite::Result<()
     transaction.execute(remove, (RUN, MAX_RUNS)).map(drop)
 }
 
-/// The stored starts, oldest first.
+/// The stored runs, oldest first.
 pub(super) fn runs(connection: &Connection) -> rusqlite::Result<Vec<i64>> {
     let mut select = connection.prepare("SELECT seq FROM sqlite_sequence WHERE name = ? ORDER BY rowid")?;
     select.query_map([RUN], |row| row.get(0))?.collect()
 }
 
-/// Stores starts, also those on the spools that this one was copied from.
+/// Stores runs, also those of the spools that this one was copied from.
 pub(super) fn add_runs(connection: &Connection, runs: &[i64]) -> rusqlite::Result<()> {
     let mut insert = connection.prepare("INSERT INTO sqlite_sequence (name, seq) VALUES (?, ?)")?;
     runs.iter().try_for_each(|run| insert.execute((RUN, run)).map(drop))

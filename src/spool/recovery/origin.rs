@@ -9,7 +9,7 @@ use super::wal::{Findings, Wal};
 use crate::spool::files::with_suffix;
 use crate::spool::schema;
 
-/// The identity, the last number and the last start of the files at `path`. `SequenceTable::default()` when they
+/// The identity, the last number and the last run of the files at `path`. `SequenceTable::default()` when they
 /// hold nothing; `None` when neither file has the table, or when they are of different spools.
 pub(super) fn content(path: &Path, database: Option<&File>) -> io::Result<Option<SequenceTable>> {
     let log = open_log(path)?;
@@ -29,7 +29,7 @@ pub(super) fn content(path: &Path, database: Option<&File>) -> io::Result<Option
     })
 }
 
-/// Whether the files at `path` have deliveries that a spool with these starts never had ([`SequenceTable::is_known_to`]).
+/// Whether the files at `path` have deliveries that a spool with these runs never had ([`SequenceTable::is_known_to`]).
 /// `None` when the content of the files cannot be read.
 pub(super) fn has_other_deliveries(path: &Path, runs: &[i64]) -> Option<bool> {
     let database = File::open(path).ok();

@@ -14,7 +14,7 @@ pub(in crate::spool) const IDENTITY: &str = "spool";
 /// The name of the row with the identity of the spool that a rescue copied this one from.
 pub(in crate::spool) const PREDECESSOR: &str = "predecessor";
 
-/// The name of the rows that identify the starts on this spool, oldest first: the last number of a delivery before the start,
+/// The name of the rows that identify the runs of receivers on this spool, oldest first: the last number of a delivery before the run,
 /// shifted by [`RUN_RANDOM_BITS`], plus a random number.
 pub(in crate::spool) const RUN: &str = "run";
 pub(in crate::spool) const RUN_RANDOM_BITS: u32 = 15;
@@ -26,7 +26,7 @@ pub(in crate::spool) struct SequenceTable {
     pub(in crate::spool) identity: Option<i64>,
     /// The last number given to a delivery.
     pub(in crate::spool) last_seq: Option<i64>,
-    /// The last start.
+    /// The last run of a receiver.
     pub(in crate::spool) run: Option<i64>,
 }
 
@@ -41,7 +41,7 @@ impl SequenceTable {
         Self::parse(&page_of(file)?)
     }
 
-    /// Whether a spool with the starts `runs` had every delivery of this content. Otherwise it is another spool, or a copy of
+    /// Whether a spool with these runs had every delivery of this content. Otherwise it is another spool, or a copy of
     /// the spool that continued after the copy was made: it may have other deliveries under the same numbers.
     pub(in crate::spool) fn is_known_to(&self, runs: &[i64]) -> bool {
         let Some(at) = runs.iter().position(|run| Some(*run) == self.run) else { return false };
@@ -62,7 +62,7 @@ impl SequenceTable {
     }
 }
 
-/// The starts on the spool in a database without its log. Empty when they cannot be read.
+/// The runs on the spool in a database without its log. Empty when they cannot be read.
 pub(super) fn runs_of_database(file: &File) -> Vec<i64> {
     let page = page_of(file).unwrap_or_default();
     let runs = rows(&page).unwrap_or_default().into_iter().filter(|(name, _)| *name == RUN.as_bytes());
@@ -132,7 +132,7 @@ mod tests {
         assert!(at(second, 500).is_known_to(&[first, second]));
         assert!(
             !at(first, 101).is_known_to(&[first, second]),
-            "the first start went on after the copy was made"
+            "the first run went on after the copy was made"
         );
         assert!(!at(run(100, 8), 100).is_known_to(&[first, second]), "another receiver has used a copy");
     }

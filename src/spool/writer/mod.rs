@@ -95,9 +95,9 @@ pub(crate) struct Writer {
     reserve: Reserve,
     mark: Option<MarkFile>,
     identity: i64,
-    /// The starts on this spool, and on those that it was copied from. The last one is this start.
+    /// The runs of receivers on this spool, and on those that it was copied from. The last one is this run.
     runs: Vec<i64>,
-    /// Whether this start is stored: it is stored with its first delivery.
+    /// Whether this run is stored: it is stored with its first delivery.
     run_is_stored: bool,
     dir: PathBuf,
     max_bytes: u64,
