@@ -20,7 +20,7 @@ pub(super) fn content(path: &Path, database: Option<&File>) -> io::Result<Option
     let in_database = database.and_then(SequenceTable::of_database);
     let is_empty = database.map_or(Ok(true), |database| database.metadata().map(|file| file.len() == 0))?;
     Ok(match (in_database, findings.sequence) {
-        (Some(in_database), Some(in_log)) if in_database.identity != in_log.identity => None,
+        (Some(in_database), Some(_)) if !findings.follows(&in_database) => None,
         (Some(in_database), Some(in_log)) => {
             Some(SequenceTable { last_seq: in_database.last_seq.max(in_log.last_seq), ..in_log })
         }

@@ -61,16 +61,16 @@ impl SalvagePlan {
             };
         }
         if let (Some(in_database), Some(in_log)) = (SequenceTable::of_database(database), findings.sequence) {
-            let identities = in_database.identity.zip(in_log.identity);
-            if identities.is_some_and(|(database, log)| database != log) {
-                return plan(
-                    "its write-ahead log belongs to another spool",
-                    &[&[Source::Database], &[Source::Log]],
-                );
-            }
-            if in_log.last_seq < in_database.last_seq {
+            let is_same_spool = in_log.identity == in_database.identity;
+            if is_same_spool && in_log.last_seq < in_database.last_seq {
                 let sources = &[&[Source::Database, Source::Both] as &[_]];
                 return plan("its write-ahead log is older than the database", sources);
+            }
+            if !findings.follows(&in_database) {
+                return plan(
+                    "its write-ahead log belongs to another spool, or to another copy of the spool",
+                    &[&[Source::Database], &[Source::Log]],
+                );
             }
         }
         if findings.is_damaged() {

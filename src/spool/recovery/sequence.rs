@@ -64,8 +64,11 @@ impl SequenceTable {
 
 /// The runs on the spool in a database without its log. Empty when they cannot be read.
 pub(super) fn runs_of_database(file: &File) -> Vec<i64> {
-    let page = page_of(file).unwrap_or_default();
-    let runs = rows(&page).unwrap_or_default().into_iter().filter(|(name, _)| *name == RUN.as_bytes());
+    page_of(file).map(|page| runs(&page)).unwrap_or_default()
+}
+
+pub(super) fn runs(page: &[u8]) -> Vec<i64> {
+    let runs = rows(page).unwrap_or_default().into_iter().filter(|(name, _)| *name == RUN.as_bytes());
     runs.map(|(_, number)| number).collect()
 }
 

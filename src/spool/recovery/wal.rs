@@ -34,7 +34,7 @@ pub(in crate::spool) struct Wal<'f> {
 }
 
 /// The result of [`Wal::examine`].
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(in crate::spool) struct Findings {
     /// The number of frames of this round up to the last commit, with right or wrong checksums.
     frames: u64,
@@ -44,16 +44,25 @@ pub(in crate::spool) struct Findings {
     database_pages: u64,
     /// The last committed content of `sqlite_sequence`, when the log has its page.
     pub(in crate::spool) sequence: Option<SequenceTable>,
+    /// The runs in this content, oldest first.
+    runs: Vec<i64>,
 }
 
 impl Findings {
+    /// Whether the log may have been written after this content of the database, by the same receiver.
+    pub(in crate::spool) fn follows(&self, database: &SequenceTable) -> bool {
+        let Some(in_log) = self.sequence else { return true };
+        let has_same_identity = in_log.identity.zip(database.identity).is_none_or(|(log, own)| log == own);
+        has_same_identity && (database.run.is_none() || database.is_known_to(&self.runs))
+    }
+
     /// Whether SQLite would discard acknowledged deliveries.
-    pub(in crate::spool) fn is_damaged(self) -> bool {
+    pub(in crate::spool) fn is_damaged(&self) -> bool {
         self.lost_commits >= 2
     }
 
     /// Whether the log holds a committed transaction.
-    pub(in crate::spool) fn has_commits(self) -> bool {
+    pub(in crate::spool) fn has_commits(&self) -> bool {
         self.frames > 0
     }
 }
@@ -81,18 +90,18 @@ impl<'f> Wal<'f> {
     pub(in crate::spool) fn examine(&self) -> io::Result<Findings> {
         let mut findings = Findings::default();
         let mut sum = self.header_checksum();
-        let mut sequence = None;
+        let (mut latest, mut committed) = (Vec::new(), Vec::new());
         let mut frames = 0;
         self.for_each(|header, page| {
             frames += 1;
             sum = sum.map(|sum| self.checksum(self.checksum(sum, &header[..8]), page));
             sum = sum.filter(|sum| *sum == (number(&header[16..]), number(&header[20..])));
-            if number(header) == sequence::PAGE {
-                sequence = SequenceTable::parse(page).or(sequence);
+            if number(header) == sequence::PAGE && SequenceTable::parse(page).is_some() {
+                page.clone_into(&mut latest);
             }
             if commit_size(header) != 0 {
                 findings.frames = frames;
-                findings.sequence = sequence;
+                committed.clone_from(&latest);
                 findings.lost_commits += u64::from(sum.is_none());
                 if sum.is_some() {
                     findings.database_pages = findings.database_pages.max(u64::from(commit_size(header)));
@@ -100,6 +109,8 @@ impl<'f> Wal<'f> {
             }
             Ok(())
         })?;
+        findings.sequence = SequenceTable::parse(&committed);
+        findings.runs = sequence::runs(&committed);
         Ok(findings)
     }
 

@@ -466,6 +466,36 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_continued_copy_without_a_log_is_added_beside_the_log_of_the_spool() {
+        for is_killed in [false, true] {
+            let (dir, volume) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+            let (mut spool, _) = open_in(dir.path());
+            append(&mut spool, b"common").await;
+            drop(spool);
+            fs::copy(dir.path().join("spool.db"), volume.path().join("spool.db")).unwrap();
+            let (mut copy, _) = open_in(volume.path());
+            append(&mut copy, b"copy").await;
+            drop(copy);
+            let (mut spool, _) = open_in(dir.path());
+            append(&mut spool, b"own 1").await;
+            append(&mut spool, b"own 2").await;
+            let killed_at_once = killed(dir.path());
+            let at = if is_killed { &killed_at_once } else { &dir };
+            fs::rename(volume.path().join("spool.db"), at.path().join("spool.db")).unwrap();
+            if !is_killed {
+                let fault = spool.writer.check_files().unwrap_err();
+                spool.writer.replace_files(&fault).unwrap();
+            }
+            let at = killed(at.path());
+            drop(spool);
+            let (next, _) = open_in(at.path());
+            let mut bodies = bodies(&next);
+            bodies.dedup();
+            assert_eq!(bodies, ["common", "copy", "own 1", "own 2"], "killed: {is_killed}");
+        }
+    }
+
+    #[tokio::test]
     async fn an_overwritten_file_is_reported_without_a_size() {
         let zeros = |path: &Path| fs::write(path, vec![0; fs::read(path).unwrap().len()]).unwrap();
         for name in ["spool.db", "spool.db-wal"] {
