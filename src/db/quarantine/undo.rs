@@ -323,7 +323,10 @@ impl DbConnection {
             }
         }
         let ids: Vec<_> = recorded.into_iter().map(|row| row.id).collect();
-        unsettle(&mut transaction, &ids).await?;
+        // Those of the expected executions that have not ended are missing again.
+        sqlx::query!("UPDATE expected_executions SET settled = false WHERE execution_id = ANY ($1)", &ids)
+            .execute(&mut transaction)
+            .await?;
         changes::insert(&mut transaction, &undone).await?;
         rollups.apply(&mut transaction).await?;
         let bulks = rollups.bulk_ids();
@@ -416,12 +419,4 @@ impl CountedRow {
             first_received_at: self.first_received_at,
         }
     }
-}
-
-/// Marks the executions as not settled, if they are expected: those that have not ended are missing again.
-async fn unsettle(transaction: &mut Transaction<'_>, ids: &[String]) -> Result<(), sqlx::Error> {
-    sqlx::query!("UPDATE expected_executions SET settled = false WHERE execution_id = ANY ($1)", ids)
-        .execute(transaction)
-        .await?;
-    Ok(())
 }
