@@ -13,7 +13,8 @@ CREATE TABLE quarantine_retries (
     dispositions    text[]      NOT NULL,
     deliveries      integer[]   NOT NULL,
     previous        jsonb[]     NOT NULL,
-    conflicts       jsonb       NOT NULL
+    conflicts       jsonb       NOT NULL,
+    bulks           jsonb       NOT NULL
 );
 
 COMMENT ON TABLE quarantine_retries IS
@@ -38,6 +39,8 @@ COMMENT ON COLUMN quarantine_retries.previous IS
     'For each of ids: its row before the retry; null if it was not recorded.';
 COMMENT ON COLUMN quarantine_retries.conflicts IS
     'The rows of execution_conflicts and prediction_conflicts of these ids before the retry, as an object of two arrays.';
+COMMENT ON COLUMN quarantine_retries.bulks IS
+    'The rows of bulks that the retry changed, as they were before it, as an array.';
 
 -- The latest retries, and retention.
 CREATE INDEX quarantine_retries_retried_at ON quarantine_retries (retried_at, quarantine_id);

@@ -29,6 +29,10 @@ impl TimeArgs {
     pub(super) fn period(&self) -> TimeRange {
         TimeRange { from: self.since, to: self.until }
     }
+
+    pub(super) fn listing<F>(&self, filter: F) -> Listing<F> {
+        Listing { filter, period: self.period(), page: PageRequest::default() }
+    }
 }
 
 /// Arguments of a command that lists rows.
@@ -44,7 +48,7 @@ pub(super) struct ListArgs<F: Args> {
 
 impl<F: Args + Clone> ListArgs<F> {
     pub(super) fn listing(&self) -> Listing<F> {
-        Listing { filter: self.filter.clone(), period: self.time.period(), page: PageRequest::default() }
+        self.time.listing(self.filter.clone())
     }
 }
 

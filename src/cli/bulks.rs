@@ -12,12 +12,12 @@ use super::table::{Column, Table, text, timestamp_or_empty};
 use super::{CommandError, database, query_pool};
 use crate::config::Settings;
 use crate::db::DbConnection;
-use crate::db::queries::bulks::{self, Bulk, BulkDetail, Complete, GetBulk};
+use crate::db::queries::bulks::{Bulk, BulkDetail, Complete, GetBulk};
 use crate::db::queries::executions::Executions;
 use crate::db::queries::expected::ExpectedQuery;
 use crate::db::queries::failures::{FailureQuery, Failures};
 use crate::db::queries::results::ResultsQuery;
-use crate::db::queries::{PageRequest, QueryPool, Scope};
+use crate::db::queries::{QueryPool, Scope};
 use crate::words::counted;
 
 /// Arguments of `bulks`.
@@ -111,8 +111,6 @@ struct BulkJson {
 }
 
 impl Bulks {
-    /// Runs the command.
-    ///
     /// # Errors
     /// If PostgreSQL does not answer, or the bulk is unknown.
     pub(crate) async fn run(&self, settings: &Settings) -> Result<(), CommandError> {
@@ -130,9 +128,7 @@ impl Bulks {
         if let Some(id) = &self.id {
             return show(&pool, id, &self.output).await;
         }
-        let query =
-            bulks::Bulks { filter: self.complete, period: self.time.period(), page: PageRequest::default() };
-        self.output.print_list(&pool, query, BULKS).await
+        self.output.print_list(&pool, self.time.listing(self.complete), BULKS).await
     }
 }
 

@@ -26,10 +26,6 @@ const CONFLICTS: &[Column<Conflict>] = &[
 ];
 
 impl Conflicts {
-    /// Runs the command.
-    ///
-    /// # Errors
-    /// If PostgreSQL does not answer.
     pub(crate) async fn run(&self, settings: &Settings) -> Result<(), CommandError> {
         self.list.output.print_list(&query_pool(settings)?, self.list.listing(), CONFLICTS).await
     }

@@ -64,8 +64,6 @@ struct ExecutionJson {
 }
 
 impl Executions {
-    /// Runs the command.
-    ///
     /// # Errors
     /// If PostgreSQL does not answer, or the execution is not recorded.
     pub(crate) async fn run(&self, settings: &Settings) -> Result<(), CommandError> {

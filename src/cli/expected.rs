@@ -35,10 +35,6 @@ pub(super) const EXPECTED: &[Column<expected::Expected>] = &[
 ];
 
 impl Expected {
-    /// Runs the command.
-    ///
-    /// # Errors
-    /// If PostgreSQL does not answer.
     pub(crate) async fn run(&self, settings: &Settings) -> Result<(), CommandError> {
         let filter = Filter { state: self.state, ..self.filter.clone() };
         let query = ExpectedQuery { filter, page: PageRequest::default() };

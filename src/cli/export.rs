@@ -9,12 +9,10 @@ use clap::{Args, Subcommand};
 use super::args::{TimeArgs, choice_parser};
 use super::{CommandError, query_pool};
 use crate::config::Settings;
-use crate::db::queries::bulks::{Bulks, Complete};
-use crate::db::queries::executions::{self, Executions};
-use crate::db::queries::predictions::{self, Predictions};
-use crate::db::queries::results::{self, Kind, ResultsQuery};
+use crate::db::queries::bulks::Complete;
+use crate::db::queries::results::{self, Kind};
 use crate::db::queries::status::check_status;
-use crate::db::queries::{ListQuery, PageRequest, QueryPool};
+use crate::db::queries::{ListQuery, QueryPool, executions, predictions};
 use crate::export::{Encoding, Export, Format, ResultFormat};
 
 /// Arguments of `export`.
@@ -30,25 +28,9 @@ pub(crate) struct ExportArgs {
 #[derive(Debug, Subcommand)]
 enum ExportList {
     /// Executions, newest first
-    Executions {
-        /// The format. In CSV, a text that a spreadsheet could run as a formula starts with an apostrophe
-        #[arg(long, default_value = "jsonl", value_parser = choice_parser::<Format>())]
-        format: Format,
-        #[command(flatten)]
-        filter: executions::Filter,
-        #[command(flatten)]
-        time: TimeArgs,
-    },
+    Executions(RowArgs<executions::Filter>),
     /// Predictions, newest first
-    Predictions {
-        /// The format. In CSV, a text that a spreadsheet could run as a formula starts with an apostrophe
-        #[arg(long, default_value = "jsonl", value_parser = choice_parser::<Format>())]
-        format: Format,
-        #[command(flatten)]
-        filter: predictions::Filter,
-        #[command(flatten)]
-        time: TimeArgs,
-    },
+    Predictions(RowArgs<predictions::Filter>),
     /// Results, newest executions first
     Results {
         /// The format. `urls`: one URL per line, without data URLs
@@ -75,9 +57,18 @@ enum ExportList {
     },
 }
 
+#[derive(Debug, Args)]
+struct RowArgs<F: Args> {
+    /// The format. In CSV, a text that a spreadsheet could run as a formula starts with an apostrophe
+    #[arg(long, default_value = "jsonl", value_parser = choice_parser::<Format>())]
+    format: Format,
+    #[command(flatten)]
+    filter: F,
+    #[command(flatten)]
+    time: TimeArgs,
+}
+
 impl ExportArgs {
-    /// Runs the command.
-    ///
     /// # Errors
     /// If PostgreSQL does not answer, or the output cannot be written. A file keeps its earlier content then.
     pub(crate) async fn run(&self, settings: &Settings) -> Result<(), CommandError> {
@@ -102,26 +93,21 @@ impl ExportArgs {
 
 impl ExportList {
     async fn write(&self, pool: &QueryPool, out: &mut impl Write) -> Result<(), CommandError> {
-        let page = PageRequest::default();
         match self {
-            Self::Executions { format, filter, time } => {
+            Self::Executions(RowArgs { format, filter, time }) => {
                 let status = check_status(pool, filter.status.as_deref()).await?;
                 status.map_err(|why| format!("--status {why}"))?;
-                let query = Executions { filter: filter.clone(), period: time.period(), page };
-                write(pool, query, format.encoding(), out).await
+                write(pool, time.listing(filter.clone()), format.encoding(), out).await
             }
-            Self::Predictions { format, filter, time } => {
-                let query = Predictions { filter: filter.clone(), period: time.period(), page };
-                write(pool, query, format.encoding(), out).await
+            Self::Predictions(RowArgs { format, filter, time }) => {
+                write(pool, time.listing(filter.clone()), format.encoding(), out).await
             }
             Self::Results { format, kind, filter, time } => {
                 let filter = results::Filter { kind: *kind, ..filter.clone() };
-                let query = ResultsQuery { filter, period: time.period(), page };
-                write(pool, query, format.encoding(), out).await
+                write(pool, time.listing(filter), format.encoding(), out).await
             }
             Self::Bulks { format, complete, time } => {
-                let query = Bulks { filter: *complete, period: time.period(), page };
-                write(pool, query, format.encoding(), out).await
+                write(pool, time.listing(*complete), format.encoding(), out).await
             }
         }
     }

@@ -54,10 +54,6 @@ fn cause(group: &Group) -> String {
 }
 
 impl Failures {
-    /// Runs the command.
-    ///
-    /// # Errors
-    /// If PostgreSQL does not answer.
     pub(crate) async fn run(&self, settings: &Settings) -> Result<(), CommandError> {
         let query = FailureQuery {
             by: self.by,

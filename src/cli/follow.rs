@@ -3,15 +3,14 @@
 use std::time::Duration;
 
 use clap::Args;
-use clap::builder::NonEmptyStringValueParser;
 use tokio::time::sleep;
 
 use super::output::{Output, note};
 use super::table::{or_empty, timestamp};
 use super::{CommandError, query_pool};
 use crate::config::Settings;
-use crate::db::queries::changes::{Change, ChangesAfter, LastChange};
-use crate::db::queries::{QueryError, Scope};
+use crate::db::queries::QueryError;
+use crate::db::queries::changes::{Change, ChangeFilter, ChangesAfter, LastChange};
 
 /// The pause between two queries.
 const INTERVAL: Duration = Duration::from_millis(500);
@@ -22,10 +21,7 @@ const PAGE: i64 = 1_000;
 #[derive(Debug, Args)]
 pub(crate) struct Follow {
     #[command(flatten)]
-    scope: Scope,
-    /// Only changes to this status
-    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
-    status: Option<String>,
+    filter: ChangeFilter,
     /// Begin after the change with this number, instead of the latest; 0 for all stored changes
     #[arg(long, value_name = "CHANGE", value_parser = clap::value_parser!(i64).range(0..))]
     after: Option<i64>,
@@ -50,7 +46,7 @@ impl Follow {
         loop {
             let full = match pool.run(&ChangesAfter { after, limit: PAGE }).await {
                 Ok(Some(changes)) => {
-                    for change in changes.iter().filter(|change| self.matches(change)) {
+                    for change in changes.iter().filter(|change| self.filter.matches(change)) {
                         self.print(&mut output, change)?;
                     }
                     output.flush()?;
@@ -78,13 +74,6 @@ impl Follow {
                 sleep(INTERVAL).await;
             }
         }
-    }
-
-    fn matches(&self, change: &Change) -> bool {
-        let is = |wanted: &Option<String>, value: &Option<String>| wanted.is_none() || wanted == value;
-        is(&self.scope.workflow, &change.workflow_id)
-            && is(&self.scope.bulk, &change.bulk_id)
-            && is(&self.status, &change.status)
     }
 
     fn print(&self, output: &mut Output, change: &Change) -> Result<(), CommandError> {

@@ -42,8 +42,6 @@ const CONFLICTS: &[Column<PredictionConflict>] = &[
 ];
 
 impl Predictions {
-    /// Runs the command.
-    ///
     /// # Errors
     /// If PostgreSQL does not answer, or the prediction is not recorded.
     pub(crate) async fn run(&self, settings: &Settings) -> Result<(), CommandError> {

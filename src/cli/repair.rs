@@ -28,8 +28,6 @@ struct Tally {
 }
 
 impl Repair {
-    /// Runs the command.
-    ///
     /// # Errors
     /// If PostgreSQL does not answer, or still refuses a column.
     pub(crate) async fn run(&self, database: &Database) -> Result<(), CommandError> {

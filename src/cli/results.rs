@@ -42,10 +42,6 @@ fn excerpt(value: &str) -> String {
 }
 
 impl Results {
-    /// Runs the command.
-    ///
-    /// # Errors
-    /// If PostgreSQL does not answer.
     pub(crate) async fn run(&self, settings: &Settings) -> Result<(), CommandError> {
         let mut query = self.list.listing();
         query.filter.kind = self.kind;

@@ -50,8 +50,6 @@ const COLUMNS: &[Column<ListedDelivery>] = &[
 ];
 
 impl Spool {
-    /// Runs the command.
-    ///
     /// # Errors
     /// If the spool cannot be read, or has no delivery with this number.
     pub(crate) fn run(&self, settings: &Settings) -> Result<(), CommandError> {

@@ -157,8 +157,6 @@ fn quarantine_sentence(usage: &QuarantineUsage, limits: config::Quarantine) -> S
 }
 
 impl Status {
-    /// Runs the command.
-    ///
     /// # Errors
     /// If the receiver or the database does not answer, the receiver has a problem, or a delivery answered 200 is in
     /// quarantine.

@@ -38,10 +38,6 @@ const WORKFLOWS: &[Column<Workflow>] = &[
 ];
 
 impl Workflows {
-    /// Runs the command.
-    ///
-    /// # Errors
-    /// If PostgreSQL does not answer.
     pub(crate) async fn run(&self, settings: &Settings) -> Result<(), CommandError> {
         let &Self { days, by: order, limit, json } = self;
         let page = query_pool(settings)?.run(&workflows::Workflows { days, order, limit }).await?;

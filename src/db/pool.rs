@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::timeout;
@@ -126,6 +127,35 @@ impl ConnectionPool {
             Ok(result)
         };
         run.await.map_err(DbError::without_row_blame)
+    }
+
+    /// Runs statements that may be repeated, within `limit` on each connection. If an idle connection was lost, because
+    /// PostgreSQL may have restarted, they run again on another one. `statements` captures nothing, as in
+    /// [`DbConnection::retry_contention`].
+    pub(crate) async fn run_repeatable<A: Sync, T>(
+        &self,
+        limit: Duration,
+        arguments: A,
+        statements: for<'a> fn(&'a mut DbConnection, &'a A) -> BoxFuture<'a, Result<T, DbError>>,
+    ) -> Result<T, DbError> {
+        loop {
+            let mut connection = self.get().await?;
+            let run = timeout(limit, statements(&mut connection.db, &arguments));
+            match run.await.unwrap_or(Err(DbError::TimedOut)) {
+                Ok(answer) => {
+                    connection.release();
+                    return Ok(answer);
+                }
+                Err(error @ DbError::Unreachable(_)) => {
+                    let was_idle = connection.db.was_idle;
+                    connection.lost();
+                    if !was_idle {
+                        return Err(error);
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// Closes connections of an earlier generation.

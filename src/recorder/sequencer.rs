@@ -31,38 +31,68 @@ pub(crate) struct Sequencer {
     pub(crate) metrics: Arc<Metrics>,
 }
 
+/// Whether changes are numbered, for the log.
+struct Progress {
+    failing: bool,
+    /// When a run last ended without [`Numbered::Locked`].
+    unlocked_at: Instant,
+}
+
+/// What is logged after a run.
+#[derive(Debug, PartialEq, Eq)]
+enum Report {
+    Failing(String),
+    Recovered,
+}
+
+impl Progress {
+    fn new(now: Instant) -> Self {
+        Self { failing: false, unlocked_at: now }
+    }
+
+    /// A lock alone shows nothing before [`MAX_LOCKED`].
+    fn after(&mut self, numbered: &Result<Numbered, DbError>, now: Instant) -> Option<Report> {
+        let why = match numbered {
+            Ok(Numbered::Locked) if now - self.unlocked_at <= MAX_LOCKED => return None,
+            Ok(Numbered::Locked) => {
+                Some("another session keeps the advisory lock of the numbering (pg_locks)".to_owned())
+            }
+            Ok(Numbered::All | Numbered::MaybeMore) => None,
+            Err(error) => Some(error.to_string()),
+        };
+        if !matches!(numbered, Ok(Numbered::Locked)) {
+            self.unlocked_at = now;
+        }
+        let was_failing = std::mem::replace(&mut self.failing, why.is_some());
+        match why {
+            None => was_failing.then_some(Report::Recovered),
+            Some(why) => (!was_failing).then_some(Report::Failing(why)),
+        }
+    }
+}
+
 impl Sequencer {
     /// Runs until dropped. An error of PostgreSQL never ends it.
     pub(super) async fn run(&self) -> Infallible {
         let (mut numbering, mut recording) = (Numbering::default(), self.recording.clone());
-        let (mut failing, mut check, mut unlocked_at) = (false, true, Instant::now());
+        let (mut progress, mut check) = (Progress::new(Instant::now()), true);
         loop {
             // The channel closes only when the process ends.
             let _ = recording.wait_for(|recording| matches!(recording, RecorderHealth::Working)).await;
             let numbered = self.number(&mut numbering, check).await;
-            if !matches!(numbered, Ok(Numbered::Locked)) {
-                unlocked_at = Instant::now();
-            }
-            let why = match &numbered {
-                Err(error) => Some(error.to_string()),
-                Ok(Numbered::Locked) if unlocked_at.elapsed() > MAX_LOCKED => {
-                    Some("another session keeps the advisory lock of the numbering (pg_locks)".to_owned())
-                }
-                Ok(_) => None,
-            };
-            match &why {
-                None if failing => tracing::info!("changes are numbered again"),
-                Some(why) if !failing => tracing::warn!(
+            match progress.after(&numbered, Instant::now()) {
+                Some(Report::Recovered) => tracing::info!("changes are numbered again"),
+                Some(Report::Failing(why)) => tracing::warn!(
                     "changes cannot be numbered, so /api/v1/changes and /api/v1/events are late: {why}"
                 ),
-                _ => {}
+                None => {}
             }
-            failing = why.is_some();
             if matches!(numbered, Ok(Numbered::All)) {
                 self.metrics.changes_numbered_timestamp.set(OffsetDateTime::now_utc().unix_timestamp());
             }
             sleep(MIN_INTERVAL).await;
-            let may_be_more = matches!(numbered, Ok(Numbered::MaybeMore | Numbered::Locked)) && !failing;
+            let may_be_more =
+                matches!(numbered, Ok(Numbered::MaybeMore | Numbered::Locked)) && !progress.failing;
             if !may_be_more {
                 check = timeout(MAX_INTERVAL, self.committed.notified()).await.is_err();
             }
@@ -95,5 +125,27 @@ impl Sequencer {
             self.numbered.send_replace(());
         }
         Ok(numbered)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_after_an_error_is_no_recovery() {
+        let start = Instant::now();
+        let mut progress = Progress::new(start);
+        let mut after = |numbered, seconds| progress.after(&numbered, start + Duration::from_secs(seconds));
+        let failing = |report: Option<Report>| matches!(report, Some(Report::Failing(_)));
+        assert_eq!(after(Ok(Numbered::Locked), 4), None);
+        assert!(failing(after(Ok(Numbered::Locked), 6)));
+        assert_eq!(after(Ok(Numbered::MaybeMore), 7), Some(Report::Recovered));
+        assert!(failing(after(Err(DbError::TimedOut), 8)));
+        assert_eq!(after(Ok(Numbered::Locked), 9), None);
+        assert_eq!(after(Err(DbError::TimedOut), 10), None);
+        assert_eq!(after(Ok(Numbered::Locked), 16), None, "still failing, and already logged");
+        assert_eq!(after(Ok(Numbered::All), 17), Some(Report::Recovered));
+        assert_eq!(after(Ok(Numbered::All), 18), None);
     }
 }

@@ -60,7 +60,7 @@ const CHECKSUMS: [(&str, &str); 12] = [
     ),
     (
         "0011_quarantine_retries.sql",
-        "26f58a7b10ebf435f0a5f1bbcf3b0b18c8de9a79dfd6a6de614e8bb2acc122728146493d768606e18a905d45544680d4",
+        "0491efd74d3f977355c80c44b4acbf5f6959ba986259511445b08259ab59c894f4dc362ee84cce11f0d22a52bf278dd9",
     ),
     (
         "0012_sessions.sql",

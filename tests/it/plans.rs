@@ -86,8 +86,8 @@ async fn a_month() -> (TestReceiver, PgConnection) {
         FROM (SELECT n, timestamptz '2026-03-02 10:00Z' - n * interval '1 minute' AS at
               FROM generate_series(1, 20000) AS n) AS n;
         INSERT INTO quarantine_retries
-            (quarantine_id, retried_by, entry, ids, are_predictions, dispositions, deliveries, previous, conflicts)
-        SELECT n, 'olga', '{}', ARRAY['q' || n], '{f}', '{new}', '{1}', '{null}', '{}' FROM generate_series(1, 20000) AS n;
+            (quarantine_id, retried_by, entry, ids, are_predictions, dispositions, deliveries, previous, conflicts, bulks)
+        SELECT n, 'olga', '{}', ARRAY['q' || n], '{f}', '{new}', '{1}', '{null}', '{}', '[]' FROM generate_series(1, 20000) AS n;
         ANALYZE executions, predictions, expected_executions, quarantine_retries;
         DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET log_statement = ''all''', current_database()); END $$;
         SET plan_cache_mode = force_custom_plan";

@@ -229,8 +229,8 @@ async fn expired_rows_are_found_and_removed_by_an_index() {
         INSERT INTO reconcile_checks (execution_id, checked_at, absent)
         SELECT 'e' || n, timestamptz '2026-03-02 10:00Z', true FROM generate_series(1, 40000) AS n;
         INSERT INTO quarantine_retries
-            (quarantine_id, retried_at, retried_by, entry, ids, are_predictions, dispositions, deliveries, previous, conflicts)
-        SELECT n, timestamptz '2026-03-02 10:00Z' - n * interval '1 minute', 'olga', '{}', '{}', '{}', '{}', '{}', '{}', '{}'
+            (quarantine_id, retried_at, retried_by, entry, ids, are_predictions, dispositions, deliveries, previous, conflicts, bulks)
+        SELECT n, timestamptz '2026-03-02 10:00Z' - n * interval '1 minute', 'olga', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '[]'
         FROM generate_series(1, 40000) AS n;
         ANALYZE bulks, expected_executions, reconcile_checks, quarantine_retries";
     execute_when_recorded(&receiver, bulks).await;

@@ -168,6 +168,33 @@ async fn an_undo_restores_what_the_retry_replaced_repeated_and_contradicted() {
     assert_eq!(missing, json!({ "execution_id": "running", "status": "running" }));
 }
 
+/// A duplicate changes no count of its bulk, and so none of its times.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_undo_restores_the_times_of_the_bulks() {
+    let receiver = TestReceiver::start().await;
+    for known in [body("one", "completed"), body("moved", "running"), body("one", "completed")] {
+        receiver.accept(known).await;
+        receiver.wait_until_recorded().await;
+    }
+    execute(&receiver, "UPDATE bulks SET expected = 3").await;
+    let mut moved = changed("moved", "completed");
+    moved["batch"] = "other".into();
+    for unread in [changed("two", "completed"), changed("three", "failed"), moved] {
+        assert_eq!(receiver.post(unread.to_string()).await.status(), 422);
+        receiver.wait_until_recorded().await;
+    }
+    let before = state(&receiver).await;
+    let map =
+        ["--map", "execution_id=executionId", "--map", "workflow_id=workflow", "--map", "bulk_id=batch"];
+    for id in ["1", "2", "3"] {
+        let (text, code) = quarantine(&receiver, &[&["retry", id][..], &map].concat());
+        assert_eq!(code, Some(0), "{text}");
+    }
+    let (text, code) = quarantine(&receiver, &["undo", "--since", "1h"]);
+    assert!(code == Some(0) && text.ends_with("undone 3, not undone 0\n"), "{text}");
+    assert_eq!(state(&receiver).await, before);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_undo_is_refused_after_a_later_delivery() {
     let receiver = TestReceiver::start().await;

@@ -81,8 +81,6 @@ const ENTRIES: &[Column<Quarantined>] = &[
 ];
 
 impl Quarantine {
-    /// Runs the command.
-    ///
     /// # Errors
     /// If PostgreSQL does not answer, an entry does not exist, or an entry stays in quarantine after `retry`.
     pub(crate) async fn run(&self, settings: &Settings) -> Result<(), CommandError> {

@@ -11,7 +11,7 @@ use crate::cli::{CommandError, query_pool};
 use crate::config::Settings;
 use crate::db::queries::QueryPool;
 use crate::db::queries::period::parse_time;
-use crate::db::queries::quarantine::{RetriedEntries, RetriedEntry};
+use crate::db::queries::retries::{RetriedEntries, RetriedEntry};
 use crate::db::{DbConnection, Undone};
 use crate::logging::printable;
 

@@ -219,8 +219,11 @@ impl DbConnection {
         recorded: &[(Kind, String)],
     ) -> Result<Option<Vec<Disposition>>, DbError> {
         let mut transaction = self.begin().await?;
-        let before = Before::lock(&mut transaction, recorded).await?;
-        let dispositions = record::record(&mut transaction, items, config::Conflicts::UNLIMITED).await?;
+        let mut before = Before::lock(&mut transaction, recorded).await?;
+        let (dispositions, rollups) =
+            record::record_uncounted(&mut transaction, items, config::Conflicts::UNLIMITED).await?;
+        before.lock_bulks(&mut transaction, &rollups).await?;
+        rollups.apply(&mut transaction).await?;
         let Some(entry) = delete(&mut transaction, id, entry).await? else { return Ok(None) };
         let retried_by = match mode {
             RetryMode::Record { by } => by,

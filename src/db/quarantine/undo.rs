@@ -162,6 +162,8 @@ macro_rules! restore_conflicts {
 pub(super) struct Before {
     executions: TableBefore,
     predictions: TableBefore,
+    /// The bulks, as a JSON array.
+    bulks: String,
 }
 
 impl Before {
@@ -173,7 +175,23 @@ impl Before {
         Ok(Self {
             executions: Self::lock_table(transaction, Kind::Workflow, recorded).await?,
             predictions: Self::lock_table(transaction, Kind::Prediction, recorded).await?,
+            bulks: "[]".to_owned(),
         })
+    }
+
+    /// Locks the bulks that `rollups` will change. They are locked after the executions.
+    pub(super) async fn lock_bulks(
+        &mut self,
+        transaction: &mut Transaction<'_>,
+        rollups: &Rollups<'_>,
+    ) -> Result<(), sqlx::Error> {
+        let bulks = sqlx::query_scalar!(
+            r#"SELECT coalesce(jsonb_agg(to_jsonb(b)), '[]')::text AS "bulks!"
+               FROM (SELECT * FROM bulks WHERE bulk_id = ANY ($1) ORDER BY bulk_id FOR UPDATE) AS b"#,
+            &rollups.bulk_ids() as _
+        );
+        self.bulks = bulks.fetch_one(transaction).await?;
+        Ok(())
     }
 
     async fn lock_table(
@@ -228,9 +246,10 @@ impl Before {
         }
         sqlx::query!(
             "INSERT INTO quarantine_retries
-                 (quarantine_id, entry, ids, are_predictions, dispositions, deliveries, previous, conflicts, retried_by)
+                 (quarantine_id, entry, ids, are_predictions, dispositions, deliveries, previous, conflicts, retried_by,
+                  bulks)
              VALUES ($1, $2::text::jsonb, $3, $4, $5, $6, $7::text[]::jsonb[],
-                 jsonb_build_object('executions', $8::text::jsonb, 'predictions', $9::text::jsonb), $10)",
+                 jsonb_build_object('executions', $8::text::jsonb, 'predictions', $9::text::jsonb), $10, $11::text::jsonb)",
             quarantine_id,
             entry,
             &ids as _,
@@ -240,7 +259,8 @@ impl Before {
             &previous as _,
             self.executions.conflicts,
             self.predictions.conflicts,
-            retried_by
+            retried_by,
+            self.bulks
         )
         .execute(transaction)
         .await?;
@@ -303,10 +323,13 @@ impl DbConnection {
             }
         }
         let ids: Vec<_> = recorded.into_iter().map(|row| row.id).collect();
-        unsettle(&mut transaction, &ids).await?;
+        // Those of the expected executions that have not ended are missing again.
+        sqlx::query!("UPDATE expected_executions SET settled = false WHERE execution_id = ANY ($1)", &ids)
+            .execute(&mut transaction)
+            .await?;
         changes::insert(&mut transaction, &undone).await?;
         rollups.apply(&mut transaction).await?;
-        let bulks: Vec<_> = undone.iter().filter_map(|change| change.bulk_id.as_deref()).collect();
+        let bulks = rollups.bulk_ids();
         if !bulks.is_empty() {
             sqlx::query_file!(
                 "src/db/quarantine/undo_bulks.sql",
@@ -396,12 +419,4 @@ impl CountedRow {
             first_received_at: self.first_received_at,
         }
     }
-}
-
-/// Marks the executions as not settled, if they are expected: those that have not ended are missing again.
-async fn unsettle(transaction: &mut Transaction<'_>, ids: &[String]) -> Result<(), sqlx::Error> {
-    sqlx::query!("UPDATE expected_executions SET settled = false WHERE execution_id = ANY ($1)", ids)
-        .execute(transaction)
-        .await?;
-    Ok(())
 }

@@ -162,29 +162,6 @@ impl Query for Bulks {
     }
 }
 
-/// Reads the identifiers that begin with `prefix`, in their order.
-#[derive(Debug, Clone)]
-pub(crate) struct BulksWithPrefix {
-    pub(crate) prefix: String,
-    pub(crate) limit: i64,
-}
-
-impl Query for BulksWithPrefix {
-    type Answer = Vec<String>;
-
-    async fn run(&self, transaction: &mut Transaction<'_>) -> Result<Vec<String>, sqlx::Error> {
-        let ids = sqlx::query_scalar!(
-            "SELECT bulk_id FROM bulks
-             WHERE bulk_id >= $1 AND bulk_id < $1 || chr(1114111)
-             ORDER BY bulk_id
-             LIMIT $2",
-            self.prefix,
-            self.limit
-        );
-        ids.fetch_all(transaction).await
-    }
-}
-
 /// A bulk in full.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct BulkDetail {

@@ -1,11 +1,13 @@
 //! The change feed, in the order of its numbers.
 
+use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 use serde::Serialize;
 use time::OffsetDateTime;
 use time::serde::rfc3339;
 use utoipa::ToSchema;
 
-use super::Query;
+use super::{Query, Scope};
 use crate::db::Transaction;
 
 /// A committed change of an execution or bulk.
@@ -31,6 +33,25 @@ pub(crate) struct Change {
     /// When the change was recorded, by PostgreSQL's clock.
     #[serde(with = "rfc3339")]
     pub(crate) recorded_at: OffsetDateTime,
+}
+
+// Parameters of the API and of the command line.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ChangeFilter {
+    #[command(flatten)]
+    pub(crate) scope: Scope,
+    /// Only changes to this status
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) status: Option<String>,
+}
+
+impl ChangeFilter {
+    pub(crate) fn matches(&self, change: &Change) -> bool {
+        let matches = |wanted: &Option<String>, actual: &Option<String>| wanted.is_none() || wanted == actual;
+        matches(&self.scope.workflow, &change.workflow_id)
+            && matches(&self.scope.bulk, &change.bulk_id)
+            && matches(&self.status, &change.status)
+    }
 }
 
 /// Reads the changes with numbers above `after`, at most `limit`. `None` if `after` is not the number before a stored change

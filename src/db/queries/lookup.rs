@@ -42,25 +42,41 @@ impl Query for Lookup {
     }
 }
 
-/// Reads the identifiers of executions that begin with `prefix`, in their order.
+/// The tables that are searched by the first characters of an identifier.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Table {
+    Executions,
+    Bulks,
+}
+
+/// Reads the identifiers in a table that begin with `prefix`, in their order.
 #[derive(Debug, Clone)]
-pub(crate) struct ExecutionsWithPrefix {
+pub(crate) struct WithPrefix {
+    pub(crate) table: Table,
     pub(crate) prefix: String,
     pub(crate) limit: i64,
 }
 
-impl Query for ExecutionsWithPrefix {
+impl Query for WithPrefix {
     type Answer = Vec<String>;
 
     async fn run(&self, transaction: &mut Transaction<'_>) -> Result<Vec<String>, sqlx::Error> {
-        let ids = sqlx::query_scalar!(
-            "SELECT execution_id FROM executions
-             WHERE execution_id >= $1 AND execution_id < $1 || chr(1114111)
-             ORDER BY execution_id
-             LIMIT $2",
-            self.prefix,
-            self.limit
-        );
-        ids.fetch_all(transaction).await
+        #[rustfmt::skip]
+        macro_rules! with_prefix {
+            ($table:literal $id:literal) => {
+                sqlx::query_scalar!(
+                    "SELECT " + $id + " FROM " + $table + "
+                     WHERE " + $id + " >= $1 AND " + $id + " < $1 || chr(1114111) ORDER BY " + $id + " LIMIT $2",
+                    self.prefix,
+                    self.limit
+                )
+                .fetch_all(transaction)
+                .await
+            };
+        }
+        match self.table {
+            Table::Executions => with_prefix!("executions" "execution_id"),
+            Table::Bulks => with_prefix!("bulks" "bulk_id"),
+        }
     }
 }

@@ -30,6 +30,7 @@ pub(crate) mod previews;
 pub(crate) mod quarantine;
 pub(crate) mod reference;
 pub(crate) mod results;
+pub(crate) mod retries;
 pub(crate) mod search;
 pub(crate) mod sessions;
 pub(crate) mod status;

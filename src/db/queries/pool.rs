@@ -6,7 +6,7 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::Query;
-use crate::db::{ConnectionPool, Database, DbError, PooledConnection, Session};
+use crate::db::{ConnectionPool, Database, DbConnection, DbError, Session};
 
 /// How long a query waits while all connections are in use.
 pub(crate) const MAX_WAIT: Duration = Duration::from_secs(2);
@@ -65,40 +65,15 @@ impl QueryPool {
     pub(crate) async fn run<Q: Query>(&self, query: &Q) -> Result<Q::Answer, QueryError> {
         let permit = timeout(MAX_WAIT, self.permits.acquire()).await;
         let _permit = permit.ok().and_then(Result::ok).ok_or(QueryError::Busy)?;
-        let connection = self.pool.get().await?;
-        let was_idle = connection.db.was_idle;
-        match self.run_over(connection, query).await {
-            // The idle connection was lost: PostgreSQL may have restarted.
-            Err(QueryError::Failed(DbError::Unreachable(_))) if was_idle => {
-                self.run_over(self.pool.get().await?, query).await
-            }
-            result => result,
-        }
+        let limit = self.statement_timeout + GRACE;
+        Ok(self.pool.run_repeatable(limit, query, |db, query| Box::pin(answer(db, *query))).await?)
     }
+}
 
-    async fn run_over<Q: Query>(
-        &self,
-        mut connection: PooledConnection<'_>,
-        query: &Q,
-    ) -> Result<Q::Answer, QueryError> {
-        let run = async {
-            let mut transaction = connection.db.begin().await?;
-            let answer = query.run(&mut transaction).await?;
-            // An open transaction would delay vacuum.
-            transaction.commit().await?;
-            Ok(answer)
-        };
-        match timeout(self.statement_timeout + GRACE, run).await.unwrap_or(Err(DbError::TimedOut)) {
-            Ok(answer) => {
-                connection.release();
-                Ok(answer)
-            }
-            Err(error) => {
-                if matches!(error, DbError::Unreachable(_)) {
-                    connection.lost();
-                }
-                Err(error.into())
-            }
-        }
-    }
+async fn answer<Q: Query>(db: &mut DbConnection, query: &Q) -> Result<Q::Answer, DbError> {
+    let mut transaction = db.begin().await?;
+    let answer = query.run(&mut transaction).await?;
+    // An open transaction would delay vacuum.
+    transaction.commit().await?;
+    Ok(answer)
 }

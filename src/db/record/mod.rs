@@ -58,6 +58,17 @@ pub(super) async fn record(
     items: &[RecordItem<'_>],
     conflicts: config::Conflicts,
 ) -> Result<Vec<Disposition>, DbError> {
+    let (dispositions, rollups) = record_uncounted(transaction, items, conflicts).await?;
+    rollups.apply(transaction).await?;
+    Ok(dispositions)
+}
+
+/// Like [`record`], but the caller applies the rollups.
+pub(super) async fn record_uncounted<'r>(
+    transaction: &mut Transaction<'_>,
+    items: &'r [RecordItem<'r>],
+    conflicts: config::Conflicts,
+) -> Result<(Vec<Disposition>, Rollups<'r>), DbError> {
     let mut dispositions = vec![Disposition::Dropped; items.len()];
     let mut rollups = Rollups::default();
     for kind in [Kind::Workflow, Kind::Prediction] {
@@ -82,6 +93,5 @@ pub(super) async fn record(
     }
     // Before the rollups: a bulk completes after the change of its last execution.
     insert_changes(transaction, items, &dispositions).await?;
-    rollups.apply(transaction).await?;
-    Ok(dispositions)
+    Ok((dispositions, rollups))
 }

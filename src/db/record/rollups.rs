@@ -147,6 +147,10 @@ impl<'r> Rollups<'r> {
         }
     }
 
+    pub(in crate::db) fn bulk_ids(&self) -> Vec<&str> {
+        self.bulks.keys().map(|bulk_id| &**bulk_id).collect()
+    }
+
     /// Applies the changes, after the executions are written. The rollups are last, because all receivers update the rows
     /// of the current hour, which stay locked until the commit.
     pub(in crate::db) async fn apply(&self, transaction: &mut Transaction<'_>) -> Result<(), DbError> {
@@ -156,7 +160,7 @@ impl<'r> Rollups<'r> {
     }
 
     async fn apply_to_bulks(&self, transaction: &mut Transaction<'_>) -> Result<(), DbError> {
-        let bulks: Vec<_> = self.bulks.keys().map(|bulk_id| &**bulk_id).collect();
+        let bulks = self.bulk_ids();
         let counts = self.bulks.values().map(|change| change.executions.columns());
         let (received, completed, failed, cancelled, other): CountArrays = counts.collect();
         let times = self.bulks.values().map(|change| (change.first_received_at, change.last_received_at));

@@ -14,7 +14,7 @@ use tokio::time::sleep;
 
 use super::query::{ChangePosition, Parameters};
 use super::state::{Api, ApiState};
-use crate::db::queries::changes::{Change, ChangesAfter, LastChange};
+use crate::db::queries::changes::{Change, ChangeFilter, ChangesAfter, LastChange};
 use crate::db::queries::page::MAX_LIMIT;
 use crate::execution::identifier::Identifier;
 use crate::http::admin::feed::Subscriber;
@@ -27,21 +27,6 @@ const LAST_EVENT_ID: &str = "Last-Event-ID";
 const EXAMPLE: &str = r#"id: 4711
 data: {"change":4711,"type":"execution.ended","execution_id":"exec-104","workflow_id":"product-photos","bulk_id":null,"status":"completed","recorded_at":"2026-03-02T09:58:02Z"}
 "#;
-
-struct Filter {
-    status: Option<String>,
-    workflow: Option<String>,
-    bulk: Option<String>,
-}
-
-impl Filter {
-    fn matches(&self, change: &Change) -> bool {
-        let matches = |wanted: &Option<String>, actual: &Option<String>| wanted.is_none() || wanted == actual;
-        matches(&self.status, &change.status)
-            && matches(&self.workflow, &change.workflow_id)
-            && matches(&self.bulk, &change.bulk_id)
-    }
-}
 
 /// Follow changes of executions and bulks as server-sent events
 ///
@@ -72,7 +57,7 @@ pub(super) async fn follow_events(
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Problem> {
     let mut p = Parameters::of(&uri);
     let after = p.position("after")?;
-    let filter = Filter { status: p.text("status")?, workflow: p.text("workflow")?, bulk: p.text("bulk")? };
+    let filter = ChangeFilter { status: p.text("status")?, scope: p.scope()? };
     p.finish()?;
     let position = match last_event_id(&headers)?.or(after).unwrap_or(ChangePosition::Latest) {
         ChangePosition::Latest => api.run(&LastChange).await?,
@@ -103,7 +88,7 @@ fn last_event_id(headers: &HeaderMap) -> Result<Option<ChangePosition>, Problem>
 
 struct Subscription {
     api: Arc<Api>,
-    filter: Filter,
+    filter: ChangeFilter,
     subscriber: Subscriber,
     /// The number of the last change that was sent or filtered out.
     position: i64,

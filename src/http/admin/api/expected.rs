@@ -15,7 +15,7 @@ use super::query::{FromQuery, Paging, Parameters};
 use super::state::{ApiState, JsonResult};
 use crate::db::queries::expected::{Expected, ExpectedQuery, ExpectedState, Filter};
 use crate::db::queries::{Page, QueryError};
-use crate::db::{ConnectionPool, DbError, Registered, RegistrationConflict};
+use crate::db::{DbError, Registered};
 use crate::execution::identifier::{Identifier, IdentifierOrInteger};
 use crate::http::problem::{ApiProblems, Problem, RegistrationProblems};
 use crate::trigger::Triggered;
@@ -122,8 +122,11 @@ pub(super) async fn register_expected(State(api): ApiState, request: Request) ->
     let body = read(request.into_body()).await?;
     let triggered = Triggered::parse(&body).map_err(Problem::NotATriggerResponse)?;
     let (pool, overdue_after) = (&api.admin.registration_pool, api.admin.settings.expected.overdue_after);
-    let registered = timeout(WRITE_TIMEOUT, register(pool, &triggered, overdue_after)).await;
-    let registered = registered.unwrap_or(Err(DbError::TimedOut));
+    let arguments = (&triggered, overdue_after);
+    let register = pool.run_repeatable(WRITE_TIMEOUT, arguments, |db, (triggered, overdue_after)| {
+        Box::pin(db.register(triggered, *overdue_after))
+    });
+    let registered = timeout(WRITE_TIMEOUT, register).await.unwrap_or(Err(DbError::TimedOut));
     let registered = registered.map_err(|error| QueryError::Failed(error.without_row_blame()))?;
     registered.map(Json).map_err(Problem::AlreadyRegistered)
 }
@@ -139,23 +142,4 @@ async fn read(body: Body) -> Result<Bytes, Problem> {
         let too_large = error.source().is_some_and(<dyn Error>::is::<LengthLimitError>);
         if too_large { Problem::RegistrationTooLarge { max_bytes: MAX_BYTES } } else { Problem::Interrupted }
     })
-}
-
-async fn register(
-    pool: &ConnectionPool,
-    triggered: &Triggered,
-    overdue_after: Duration,
-) -> Result<Result<Registered, RegistrationConflict>, DbError> {
-    loop {
-        let mut connection = pool.get().await?;
-        match connection.db.register(triggered, overdue_after).await {
-            Ok(registered) => {
-                connection.release();
-                return Ok(registered);
-            }
-            // The idle connection was lost: PostgreSQL may have restarted.
-            Err(DbError::Unreachable(_)) if connection.db.was_idle => connection.lost(),
-            Err(error) => return Err(error),
-        }
-    }
 }

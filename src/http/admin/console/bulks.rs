@@ -12,8 +12,9 @@ use super::params::{Params, filtered, path};
 use super::state::{Console, ConsoleState};
 use super::text::visible;
 use super::view::View;
-use crate::db::queries::bulks::{Bulk, Bulks, BulksWithPrefix, Complete};
+use crate::db::queries::bulks::{Bulk, Bulks, Complete};
 use crate::db::queries::changes::LastChange;
+use crate::db::queries::lookup::{Table, WithPrefix};
 use crate::db::queries::{Choice, TimeRange};
 
 /// Bulks that a search by the beginning of the identifier shows.
@@ -23,7 +24,8 @@ pub(super) async fn page(State(console): ConsoleState, view: View) -> Response {
     let params = Params::of(&view.uri);
     let found = match params.get("open") {
         Some(prefix) => {
-            console.run(&BulksWithPrefix { prefix: prefix.to_owned(), limit: MAX_FOUND + 1 }).await
+            let (table, prefix) = (Table::Bulks, prefix.to_owned());
+            console.run(&WithPrefix { table, prefix, limit: MAX_FOUND + 1 }).await
         }
         None => Ok(Vec::new()),
     };

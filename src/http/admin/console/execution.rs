@@ -27,9 +27,9 @@ use super::view::View;
 use crate::db::queries::conflicts::ConflictDetail;
 use crate::db::queries::executions::{Execution, ExecutionDetail, GetExecution, Step};
 use crate::db::queries::expected::{GetRegisteredInput, RegisteredInput};
-use crate::db::queries::quarantine::{GetRecordedBy, RecordedBy};
 use crate::db::queries::reference::Reference;
 use crate::db::queries::results::ResultItem;
+use crate::db::queries::retries::{GetRecordedBy, RecordedBy};
 use crate::execution::status::is_terminal;
 use crate::http::admin::api::query::{PathId, path_identifier};
 

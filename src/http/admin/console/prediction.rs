@@ -17,8 +17,8 @@ use super::units;
 use super::view::View;
 use crate::db::queries::Page;
 use crate::db::queries::predictions::{GetPrediction, Prediction, PredictionDetail};
-use crate::db::queries::quarantine::{GetRecordedBy, RecordedBy};
 use crate::db::queries::results::{ResultItem, ResultsQuery};
+use crate::db::queries::retries::{GetRecordedBy, RecordedBy};
 use crate::http::admin::api::query::{PathId, path_identifier};
 
 pub(super) async fn page(State(console): ConsoleState, view: View, id: PathId<String>) -> Response {

@@ -14,7 +14,7 @@ use super::state::{Console, ConsoleState};
 use super::text::{visible, with_code};
 use super::view::View;
 use crate::auth::Operator;
-use crate::db::queries::quarantine::{RetriedEntries, RetriedEntry};
+use crate::db::queries::retries::{RetriedEntries, RetriedEntry};
 use crate::db::{DbConnection, Undone};
 
 /// Retries on the page: the latest ones.

@@ -7,7 +7,7 @@ use super::failure_class;
 use super::params::{Params, path, url};
 use super::state::Console;
 use crate::db::queries::executions::{self, Executions};
-use crate::db::queries::lookup::{ExecutionsWithPrefix, Found, Lookup};
+use crate::db::queries::lookup::{Found, Lookup, Table, WithPrefix};
 use crate::db::queries::predictions::{self, Predictions};
 use crate::db::queries::quarantine::{self, Quarantine};
 use crate::db::queries::reference::ReferenceFilter;
@@ -66,7 +66,8 @@ fn identifier_of(params: &Params) -> Option<&str> {
 /// The identifiers of executions that begin with the search text.
 pub(super) async fn with_prefix(console: &Console, params: &Params) -> Result<Vec<String>, QueryError> {
     let Some(prefix) = identifier_of(params) else { return Ok(Vec::new()) };
-    console.run(&ExecutionsWithPrefix { prefix: prefix.to_owned(), limit: MAX_WITH_PREFIX }).await
+    let (table, prefix) = (Table::Executions, prefix.to_owned());
+    console.run(&WithPrefix { table, prefix, limit: MAX_WITH_PREFIX }).await
 }
 
 /// The search box of a list. `kept` are the parameters that a new search keeps.

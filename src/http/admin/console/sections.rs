@@ -14,8 +14,8 @@ use super::layout::PageError;
 use super::params::{filtered, path, url};
 use super::text::{excerpt, visible};
 use crate::db::queries::json::Json;
-use crate::db::queries::quarantine::RecordedBy;
 use crate::db::queries::reference::Reference;
+use crate::db::queries::retries::RecordedBy;
 use crate::logging::escape_json;
 
 /// Characters of an error or a cause.
