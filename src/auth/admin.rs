@@ -26,8 +26,8 @@ const SESSION_KEY: &[u8] = b"workflow-receiver session 1";
 // The kinds of values that a session key signs. The kind is signed, too, so that no value counts as one of another kind.
 const COOKIE: &str = "cookie";
 const FORM: &str = "form";
-/// The operator of an admin port without tokens.
-const ANYONE: &str = "anyone";
+/// The name of the operator of an admin port without tokens.
+pub(crate) const ANYONE: &str = "anyone";
 
 /// Signs the forms of an admin port without tokens.
 static OPEN_KEY: LazyLock<Key> = LazyLock::new(|| key(&random_token().into()));

@@ -14,7 +14,7 @@ mod signature;
 
 use strum::{EnumString, IntoStaticStr, VariantArray};
 
-pub(crate) use admin::{AdminTokens, Operator, SESSION_COOKIE, SESSION_DURATION, SessionId};
+pub(crate) use admin::{ANYONE, AdminTokens, Operator, SESSION_COOKIE, SESSION_DURATION, SessionId};
 pub use authenticator::{Authenticator, PendingAuth};
 pub(crate) use signature::sign;
 

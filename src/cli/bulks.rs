@@ -97,7 +97,7 @@ fn received(bulk: &Bulk) -> String {
 
 fn by_status(bulk: &Bulk) -> String {
     let Bulk { completed, failed, cancelled, other, .. } = bulk;
-    let counts = [(completed, "completed"), (failed, "failed"), (cancelled, "cancelled"), (other, "other")];
+    let counts = [(completed, "completed"), (failed, "failed"), (cancelled, "cancelled"), (other, "running")];
     let present = counts.iter().filter(|(count, _)| **count > 0);
     present.map(|(count, status)| format!("{count} {status}")).collect::<Vec<_>>().join(", ")
 }

@@ -40,6 +40,7 @@ const STEP: Column<Group> = text("step", |g| or_empty(g.step_id.as_ref()));
 const MODEL: Column<Group> = text("model", |g| or_empty(g.model.as_ref()));
 const CLASS: Column<Group> = text("class", |g| g.failure_class.clone());
 const CAUSE: Column<Group> = prose("cause", cause);
+const MOST_FREQUENT: Column<Group> = prose("most frequent cause", cause);
 const LATEST: Column<Group> = text("latest", |g| timestamp(g.latest_received_at));
 const ID: Column<Group> = text("latest failure", |g| {
     execution_or_prediction(g.latest_execution_id.as_ref(), g.latest_prediction_id.as_ref())
@@ -47,7 +48,7 @@ const ID: Column<Group> = text("latest failure", |g| {
 
 pub(super) const CAUSES: &[Column<Group>] = &[FAILED, WORKFLOW, CLASS, CAUSE, LATEST, ID];
 const STEPS: &[Column<Group>] = &[FAILED, WORKFLOW, STEP, CLASS, CAUSE, LATEST, ID];
-const MODELS: &[Column<Group>] = &[FAILED, MODEL, CLASS, CAUSE, LATEST, ID];
+const MODELS: &[Column<Group>] = &[FAILED, MODEL, CLASS, MOST_FREQUENT, LATEST, ID];
 
 fn cause(group: &Group) -> String {
     or_empty(group.error_cause.as_ref().or(group.error.as_ref()))

@@ -9,6 +9,7 @@ use super::{CommandError, query_pool};
 use crate::config::Settings;
 use crate::db::queries::page::MAX_LIMIT;
 use crate::db::queries::workflows::{self, MAX_DAYS, Order, Workflow};
+use crate::words::cost;
 
 /// Arguments of `workflows`.
 #[derive(Debug, Args)]
@@ -30,8 +31,8 @@ pub(crate) struct Workflows {
 const WORKFLOWS: &[Column<Workflow>] = &[
     text("workflow", |w| w.workflow_id.clone()),
     // Empty if no webhook contained a cost.
-    number("total cost", |w| or_empty(w.average_cost.as_ref().map(|_| &w.total_cost.0))),
-    number("average cost", |w| or_empty(w.average_cost.as_ref().map(|cost| &cost.0))),
+    number("total cost", |w| or_empty(w.average_cost.as_ref().map(|_| cost(&w.total_cost.0)).as_ref())),
+    number("average cost", |w| or_empty(w.average_cost.as_ref().map(|average| cost(&average.0)).as_ref())),
     number("executions", |w| w.counts.executions.to_string()),
     number("completed", |w| w.counts.completed.to_string()),
     number("failed", |w| w.counts.failed.to_string()),

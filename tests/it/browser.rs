@@ -87,13 +87,13 @@ async fn the_login_page_and_the_page_of_an_unknown_path_are_accessible() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_current_tab_is_in_view_on_a_phone() {
+async fn all_tabs_are_in_view_on_a_phone() {
     let receiver = TestReceiver::start().await;
     let browser = Chromium::start().await;
     browser.emulate(360, 800, "light").await;
     browser.open(&format!("{}/settings", receiver.admin)).await;
-    let script = "const tab = document.querySelector('nav [aria-current]').getBoundingClientRect();
-        return tab.left >= 0 && tab.right <= innerWidth";
+    let script = "const tabs = [...document.querySelectorAll('header nav a')].map((tab) => tab.getBoundingClientRect());
+        return tabs.length > 3 && tabs.every((tab) => tab.left >= 0 && tab.right <= innerWidth && tab.bottom <= 130)";
     assert_eq!(browser.client.execute(script, Vec::new()).await.unwrap(), json!(true));
 }
 

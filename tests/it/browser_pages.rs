@@ -286,14 +286,14 @@ async fn a_bulk_completes_on_the_page_without_a_reload() {
     browser.emulate(1_280, 900, "light").await;
     browser.open(&format!("{}/bulks/spring-catalogue", receiver.admin)).await;
     let shown = text(&browser).await;
-    assert!(shown.contains("2 missing: 1 without a webhook, 1 still running"), "{shown}");
+    assert!(shown.contains("2 missing: 1 not received, 1 running"), "{shown}");
     browser.client.execute("window.sameDocument = true", Vec::new()).await.unwrap();
     receiver.accept(photo(&files, 12, "completed")).await;
-    until(async || text(&browser).await.contains("waiting 1 missing")).await;
+    until(async || text(&browser).await.contains("in progress 1 missing")).await;
     receiver.accept(photo(&files, 14, "completed")).await;
     until(async || text(&browser).await.contains("15 of 15")).await;
     let shown = text(&browser).await;
-    assert!(!shown.contains(" missing") && !shown.contains("waiting"), "{shown}");
+    assert!(!shown.contains(" missing") && !shown.contains("in progress"), "{shown}");
     // The numbers of the tabs are of the same read. The list does not move.
     assert!(shown.contains("Missing 0") && shown.contains("All executions 15"), "{shown}");
     assert!(shown.contains("2 new or changed: show"), "{shown}");
@@ -432,7 +432,7 @@ async fn the_pages_in_the_readme_show_results_a_bulk_and_a_mapping() {
     for (path, name, shown) in [
         ("/", "overview", "Failures"),
         ("/executions/69ae8c7b-7500-4a45-b7c0-000000000001", "execution", "upscale"),
-        ("/bulks/spring-catalogue", "bulk", "2 missing: 1 without a webhook, 1 still running"),
+        ("/bulks/spring-catalogue", "bulk", "2 missing: 1 not received, 1 running"),
         (&*mapping, "quarantine", "This would be recorded: 1 execution"),
     ] {
         // The mapping is below the preview.

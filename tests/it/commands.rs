@@ -117,6 +117,8 @@ async fn commands_print_the_data_of_the_read_api() {
         );
         assert_eq!(run(&receiver, &arguments).stdout.lines().count(), output.json().len() + 1);
     }
+    let workflows = run(&receiver, &["workflows"]).stdout;
+    assert!(workflows.contains("  0.2500  "), "{workflows}");
     let steps = run(&receiver, &["failures", "--by", "step"]).stdout;
     assert!(
         steps.lines().nth(1).unwrap().starts_with("     1  w         d     invalid_user_input  too large  "),

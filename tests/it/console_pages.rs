@@ -249,6 +249,8 @@ async fn an_execution_shows_its_results_steps_inputs_conflicts_and_payload() {
     ] {
         assert!(text.contains(part), "{part}\n{text}");
     }
+    let cost = "<span title=\"0.4125\">0.4125</span>";
+    assert!(html.contains(cost) && page(&receiver, "/executions").await.contains(cost), "{html}");
     let payload = receiver.get("/executions/deep/payload").await;
     assert_eq!(payload.headers()["content-disposition"], "attachment; filename=\"payload.json\"");
     assert_eq!(payload.headers()["x-content-type-options"], "nosniff");
@@ -272,8 +274,8 @@ async fn a_bulk_shows_what_is_missing_its_results_and_its_failures() {
     sqlx::query("UPDATE bulks SET expected = 20").execute(&mut receiver.connection().await).await.unwrap();
     for path in ["/bulks", "/bulks?complete=no", "/bulks/b%201"] {
         let text = text(&page(&receiver, path).await);
-        assert!(text.contains("waiting 18 missing: 17 without a webhook, 1 still running"), "{path}: {text}");
-        assert!(text.contains("1 completed 1 failed 1 running 17 without a webhook"), "{path}: {text}");
+        assert!(text.contains("in progress 18 missing: 17 not received, 1 running"), "{path}: {text}");
+        assert!(text.contains("1 completed 1 failed 1 running 17 not received"), "{path}: {text}");
     }
     // Without deliveries, the bulk needs attention.
     assert!(!page(&receiver, "/").await.contains("/bulks?complete=no"));
@@ -425,6 +427,12 @@ async fn a_mapping_is_previewed_and_then_recorded() {
     assert!(preview.contains(advice), "{preview}");
     let preview = text(&page(&receiver, &format!("{entry}?map.execution_id=run&preview=1")).await);
     assert!(preview.contains("The body has no key run execution_id is missing or null"), "{preview}");
+    for (source, hint) in [("run.id", true), ("%24.run.id", true), ("run/id", true), ("/run/id", false)] {
+        let preview = text(&page(&receiver, &format!("{entry}?map.execution_id={source}&preview=1")).await);
+        let shown = "To read a key in an object, enter its JSON pointer: /run/id";
+        assert!(preview.contains("The body has no "), "{source}: {preview}");
+        assert_eq!(preview.contains(shown), hint, "{source}: {preview}");
+    }
     let other = format!("/quarantine/{}?preview=1", ids[3]);
     let preview = text(&page(&receiver, &other).await);
     let all = "execution_id is missing or null workflow_id is missing or null status is missing or null";
@@ -463,8 +471,8 @@ async fn a_mapping_is_previewed_and_then_recorded() {
         assert!(retried.contains(part), "{part}\n{retried}");
     }
     // The form of the latest retry.
-    let done = text(&submit(&receiver, "/quarantine/retried", "/quarantine/undo", &[]).await);
-    assert!(done.contains("Undone: "), "{done}");
+    let html = submit(&receiver, "/quarantine/retried", "/quarantine/undo", &[]).await;
+    assert!(html.contains("Undone: <a href=\"/executions?q="), "{html}");
     assert_eq!(receiver.rows(entries).await.len(), 3);
     assert_eq!(receiver.rows("SELECT * FROM quarantine_retries").await.len(), 2);
 
@@ -499,6 +507,12 @@ async fn a_mapping_is_previewed_and_then_recorded() {
     assert_eq!(actions, expected);
     let target = audit[0]["target"].as_str().unwrap();
     assert!(target.ends_with(" --map execution_id=executionId --map bulk_id=bulkId"), "{target}");
+    let log = text(&page(&receiver, "/audit").await);
+    assert!(
+        log.contains("an operator without a token quarantine.drop_reason status is missing or null"),
+        "{log}"
+    );
+    assert!(!log.contains('`'), "{log}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -512,9 +526,14 @@ async fn an_execution_that_a_mapping_recorded_says_who_recorded_it() {
     let preview = format!("/quarantine/{id}?map.execution_id=executionId&preview=1");
     submit(&receiver, &preview, &format!("/quarantine/{id}/retry"), &[]).await;
     let shown = text(&page(&receiver, "/executions/one").await);
-    assert!(shown.contains(&format!("Recorded from quarantine entry {id} by anyone , now")), "{shown}");
+    assert!(
+        shown.contains(&format!("Recorded from quarantine entry {id} by an operator without a token, now")),
+        "{shown}"
+    );
     assert!(!page(&receiver, "/executions/known").await.contains("Recorded from"));
-    assert!(text(&page(&receiver, "/quarantine/retried").await).contains("now by anyone"));
+    assert!(
+        text(&page(&receiver, "/quarantine/retried").await).contains("now by an operator without a token")
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -670,7 +689,7 @@ async fn large_rows_and_bulks_make_small_pages() {
         assert!(html.len() < 200_000, "{path}: {}", html.len());
         assert!(html.contains("rel=\"next\""), "{path}");
     }
-    assert!(text(&page(&receiver, "/bulks/large").await).contains("waiting 17 missing"));
+    assert!(text(&page(&receiver, "/bulks/large").await).contains("in progress 17 missing"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -732,7 +751,7 @@ async fn missing_executions_rejected_inputs_and_overdue_executions_are_shown() {
     assert!(html.contains("disabled title=\"Set eachlabs.api_key"), "{html}");
     assert!(html.contains("<a href=\"/expected?state=rejected&amp;bulk=b\">rejected</a>"), "{html}");
     let shown = text(&page(&receiver, "/bulks/b?show=missing").await);
-    assert!(shown.contains("2 two overdue order=&lt;2&gt;") && shown.contains("4 three waiting"), "{shown}");
+    assert!(shown.contains("2 two overdue order=&lt;2&gt;") && shown.contains("4 three missing"), "{shown}");
     assert!(!shown.contains("1 one"), "{shown}");
     // One button is for the bulk, the other for the overdue execution.
     assert_eq!(shown.matches("Reconcile").count(), 2, "{shown}");
@@ -874,6 +893,19 @@ async fn predictions_are_listed_and_shown_with_their_result() {
     assert!(html.contains(&format!("/predictions/{succeeded}")) && html.contains("badge ok"), "{html}");
     let html = page(&receiver, "/predictions?status=failed").await;
     assert!(html.contains(failed) && !html.contains(succeeded), "{html}");
+    let other = json!({ "exec_id": "queued", "flow_id": null, "status": "queued" });
+    receiver.accept(other).await;
+    receiver.wait_until_recorded().await;
+    let html = page(&receiver, "/predictions?status=running").await;
+    assert_eq!(
+        [succeeded, failed, "queued"].map(|id| html.contains(&format!("/predictions/{id}"))),
+        [false, false, true]
+    );
+    let html = page(&receiver, "/predictions?status=succeeded").await;
+    assert_eq!(
+        [succeeded, failed, "queued"].map(|id| html.contains(&format!("/predictions/{id}"))),
+        [true, false, false]
+    );
     let html = page(&receiver, &format!("/predictions/{succeeded}")).await;
     assert!(html.contains("<img src=\"https://cdn-us.eachlabs.ai/uploads/2f0d4c1e.png\""), "{html}");
     let html = page(&receiver, &format!("/predictions/{failed}")).await;
@@ -969,4 +1001,37 @@ async fn a_search_without_a_match_leads_to_the_other_lists_that_have_one() {
     assert!(shown.contains("failed flux-1-1-pro") && shown.contains("succeeded other"), "{shown}");
     let shown = text(&page(&receiver, &format!("/predictions/{failed}")).await);
     assert!(shown.contains("model flux-1-1-pro"), "{shown}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_are_counted_up_to_a_thousand() {
+    let receiver = TestReceiver::start().await;
+    let mut connection = receiver.connection().await;
+    for (number, shown) in [(560, "560 webhooks"), (441, "1 000+ webhooks")] {
+        let insert = "INSERT INTO quarantine (reason, body, body_sha256, deliveries, first_received_at, last_received_at)
+            SELECT 'no status', body, sha256(body), 1, now(), now()
+            FROM (SELECT convert_to('{\"flow\":\"banner\",\"n\":' || random() || '}', 'UTF8') AS body
+                  FROM generate_series(1, $1)) AS bodies";
+        sqlx::query(insert).bind(number).execute(&mut connection).await.unwrap();
+        let overview = text(&page(&receiver, "/").await);
+        assert!(overview.contains(&format!("{shown} in quarantine")), "{shown}: {overview}");
+        let search = text(&page(&receiver, "/executions?q=banner+flow").await);
+        assert!(
+            search.contains(&format!("{} match", shown.replace("webhooks", "webhooks in quarantine"))),
+            "{shown}: {search}"
+        );
+    }
+    let insert = "INSERT INTO execution_conflicts
+            (execution_id, workflow_id, status, payload, body_sha256, deliveries, first_received_at, last_received_at)
+        SELECT 'e' || n, 'w', 'failed', '{}', '', 1, now() - n * interval '1 hour', now() FROM generate_series(1, 30) AS n;
+        INSERT INTO executions
+            (execution_id, workflow_id, status, payload, fetched_from, deliveries, first_received_at, last_received_at)
+        SELECT 'e' || n, 'w', 'completed', '{}', 'list', 1, now() - n * interval '1 hour', now() FROM generate_series(1, 40) AS n;
+        INSERT INTO expected_executions (execution_id, position, registered_at, due_at)
+        SELECT 'e' || n, 1, now(), now() - interval '1 minute' FROM generate_series(31, 65) AS n";
+    sqlx::raw_sql(insert).execute(&mut connection).await.unwrap();
+    let overview = text(&page(&receiver, "/").await);
+    for part in ["23 webhooks contradict", "23 fetched", "25 executions are overdue"] {
+        assert!(overview.contains(part), "{part}: {overview}");
+    }
 }

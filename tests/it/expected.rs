@@ -275,14 +275,14 @@ async fn commands_register_responses_and_say_why_a_bulk_is_incomplete() {
     receiver.wait_until_recorded().await;
     let (bulk, _) = run(&receiver, &["bulks", "b"]);
     for part in [
-        "complete        no: 2 missing: 1 without a webhook, 1 still running\n",
+        "complete        no: 2 missing: 1 not received, 1 running\n",
         "rejected        1 input\n",
         "order=1234",
     ] {
         assert!(bulk.contains(part), "{part}: {bulk}");
     }
     let (bulks, _) = run(&receiver, &["bulks", "--complete", "no"]);
-    assert!(bulks.contains("no: 2 missing: 1 without a webhook, 1 still running"), "{bulks}");
+    assert!(bulks.contains("no: 2 missing: 1 not received, 1 running"), "{bulks}");
     let (missing, _) = run(&receiver, &["expected", "--state", "missing", "--json"]);
     let ids =
         missing.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["execution_id"].clone());
@@ -310,7 +310,7 @@ async fn commands_register_responses_and_say_why_a_bulk_is_incomplete() {
     assert!(code == Some(1) && text.contains("response 2: `executions` is missing"), "{text}");
     let (text, code) = run(&receiver, &["bulks", "set-size", "b", "1", "--force"]);
     assert!(
-        code == Some(0) && text.contains("complete        yes: 1 more than expected, 1 still running\n"),
+        code == Some(0) && text.contains("complete        yes: 1 more than expected, 1 running\n"),
         "{text}"
     );
 }

@@ -260,6 +260,8 @@ async fn no_page_of_the_console_scans_a_whole_table() {
     for (path, indexes) in [
         ("/?period=1h", &["executions_first_received_at", "executions_with_failure"][..]),
         ("/", &["workflow_hours_pkey", "executions_with_failure"]),
+        ("/", &["quarantine_first_received_at", "execution_conflicts_first_received_at"]),
+        ("/", &["executions_fetched", "expected_executions_unsettled"]),
         ("/?period=30d", &["workflow_hours_pkey", "workflow_days_pkey"]),
         ("/conflicts?from=2026-02-20T00:00:00Z", &["execution_conflicts_first_received_at"]),
         ("/audit", &["audit_pkey"]),

@@ -101,7 +101,8 @@ async fn failures_are_counted_by_model_and_have_a_class() {
     for (id, model, cause) in [
         ("a", "flux", "Model timeout after 30s"),
         ("b", "flux", "Model timeout after 30s"),
-        ("c", "kling", "Prompt refused by the content policy"),
+        ("c", "flux", "too many requests"),
+        ("d", "kling", "Prompt refused by the content policy"),
     ] {
         receiver.accept(failing(id, model, cause)).await;
     }
@@ -117,22 +118,27 @@ async fn failures_are_counted_by_model_and_have_a_class() {
                 group["failed"],
                 group["failure_class"],
                 group["error_cause"],
-                group["workflow_id"]
+                group["workflow_id"],
+                group["latest_execution_id"]
             ])
         })
         .collect();
     let expected = [
-        json!(["flux", 2, "execution_timeout", "Model timeout after 30s", null]),
-        json!(["kling", 1, "content_moderation", "Prompt refused by the content policy", null]),
+        json!(["flux", 3, "execution_timeout", "Model timeout after 30s", null, "c"]),
+        json!(["kling", 1, "content_moderation", "Prompt refused by the content policy", null, "d"]),
     ];
     assert_eq!(groups, expected);
+    assert_eq!(answer["failed"], 4);
+    let largest = get_json(&receiver, "/api/v1/failures?by=model&limit=1").await;
+    assert_eq!((&largest["groups"], &largest["failed"]), (&json!([answer["groups"][0]]), &json!(4)));
     let dir = TempDir::new().unwrap();
     let mut command = program(dir.path());
     let (text, code) =
         run_to_end(command.args(["failures", "--by", "model"]).env("DATABASE_URL", url(&receiver.database)));
     assert_eq!(code, Some(0), "{text}");
     let cells: Vec<&str> = text.lines().nth(1).unwrap().split_whitespace().take(3).collect();
-    assert_eq!(cells, ["2", "flux", "execution_timeout"], "{text}");
+    assert_eq!(cells, ["3", "flux", "execution_timeout"], "{text}");
+    assert_eq!(text.lines().count(), 3, "a line for each model: {text}");
 }
 
 /// Causes by their class.

@@ -65,14 +65,14 @@ hidden {
 const QUIET_SECONDS: i64 = 20 * 60;
 
 impl Bulk {
-    /// The number of expected executions without any webhook. Negative if more executions than expected were received.
-    pub(crate) fn without_webhook(&self) -> i64 {
+    /// The number of expected executions that are not recorded. Negative if more executions than expected were received.
+    pub(crate) fn not_received(&self) -> i64 {
         self.expected.map_or(0, |expected| i64::from(expected) - i64::from(self.received))
     }
 
-    /// Whether the bulk is incomplete, and its missing executions are probably still running: none of the registered ones
+    /// Whether the bulk is incomplete, and its missing executions are probably running: none of the registered ones
     /// is overdue or, without a registration, the latest delivery is less than [`QUIET_SECONDS`] old.
-    pub(crate) fn is_waiting(&self) -> bool {
+    pub(crate) fn is_in_progress(&self) -> bool {
         let has_news = self.seconds_since_last.is_some_and(|seconds| seconds < QUIET_SECONDS);
         self.complete == Some(false) && if self.rejected.is_some() { !self.has_overdue } else { has_news }
     }
@@ -85,16 +85,16 @@ impl Bulk {
         format!("workflow-receiver bulks set-size {id} EXECUTIONS")
     }
 
-    /// Why the bulk is incomplete, or has more executions than expected: `3 missing: 2 without a webhook, 1 still running`.
+    /// Why the bulk is incomplete, or has more executions than expected: `3 missing: 2 not received, 1 running`.
     pub(crate) fn reasons(&self, number: impl Fn(i64) -> String) -> Vec<String> {
         let (running, missing) = (i64::from(self.other), self.missing.map_or(0, i64::from));
-        let extra = -self.without_webhook();
+        let extra = -self.not_received();
         let is_part = (1..missing).contains(&running);
         let mut reasons = Vec::new();
         if is_part {
             let others = number(missing - running);
             let (missing, running) = (number(missing), number(running));
-            reasons.push(format!("{missing} missing: {others} without a webhook, {running} still running"));
+            reasons.push(format!("{missing} missing: {others} not received, {running} running"));
         } else if missing > 0 && (running != missing || extra > 0) {
             reasons.push(format!("{} missing", number(missing)));
         }
@@ -102,7 +102,7 @@ impl Bulk {
             reasons.push(format!("{} more than expected", number(extra)));
         }
         if running > 0 && !is_part {
-            reasons.push(format!("{} still running", number(running)));
+            reasons.push(format!("{} running", number(running)));
         }
         reasons
     }

@@ -14,7 +14,7 @@ use crate::db::Transaction;
 /// Maximum executions and predictions that are scanned.
 const SCAN_LIMIT: i64 = 1_000;
 
-/// Failures with the same cause. All failures of a group are of executions, or all are of predictions.
+/// Failures with the same cause, or of the same model. All failures of a group are of executions, or all are of predictions.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub(crate) struct Group {
     /// The workflow that ran; null when models are grouped, and for predictions outside of a workflow.
@@ -23,13 +23,14 @@ pub(crate) struct Group {
     pub(crate) step_id: Option<String>,
     /// The model that failed; null unless models are grouped, and for a step without a model.
     pub(crate) model: Option<String>,
-    /// The class of the latest failure, one of the sender's classes such as `execution_timeout`; `unknown` if the texts do
+    /// The class of the latest failure, or of `error_cause` when models are grouped: one of the sender's classes such as `execution_timeout`; `unknown` if the texts do
     /// not show it.
     pub(crate) failure_class: String,
     /// The kind of failure, such as `ExecutionFailed`, or for predictions `PROVIDER_REJECTED`; null if not sent. The first
-    /// 1,000 characters.
+    /// 1,000 characters. When models are grouped, that of the model's most frequent failure.
     pub(crate) error: Option<String>,
-    /// The sender's reason; null if not sent. The first 1,000 characters.
+    /// The sender's reason; null if not sent. The first 1,000 characters. When models are grouped, that of the model's most
+    /// frequent failure.
     pub(crate) error_cause: Option<String>,
     /// The number of failures in the group.
     pub(crate) failed: i64,
@@ -43,6 +44,9 @@ pub(crate) struct Group {
     /// When the first delivery of the group's latest failure was received, by the receiver's clock.
     #[serde(with = "rfc3339")]
     pub(crate) latest_received_at: OffsetDateTime,
+    /// How many of them have this error and cause.
+    #[serde(skip)]
+    pub(crate) with_cause: i64,
     #[serde(skip)]
     all_failed: i64,
     #[serde(skip)]
@@ -76,7 +80,7 @@ pub(crate) enum By {
     /// Failed steps, also of completed executions, by workflow, step, error and cause. Executions whose payload was
     /// removed have no steps.
     Step,
-    /// Failed steps of all workflows, by model, error and cause.
+    /// Failed steps of all workflows, by model.
     Model,
 }
 

@@ -80,7 +80,7 @@ failed AS (
     INNER JOIN steps AS s ON l.id = s.execution_id
     WHERE $8 <> 'cause' AND s.status = 'failed'
 ),
-grouped AS (
+causes AS (
     SELECT
         workflow_id,
         step_id,
@@ -88,14 +88,40 @@ grouped AS (
         left(model, $6) AS model,
         max(error) AS error,
         max(error_cause) AS error_cause,
-        count(*) AS failed,
+        count(*) AS with_cause,
         (array_agg(id ORDER BY first_received_at DESC))[1] AS latest_id,
         min(first_received_at) AS earliest_received_at,
-        max(first_received_at) AS latest_received_at,
-        sum(count(*)) OVER () AS all_failed
+        max(first_received_at) AS latest_received_at
     FROM failed
     GROUP BY is_prediction, workflow_id, step_id, left(model, $6), left(error, $6), left(error_cause, $6)
-    ORDER BY count(*) DESC, max(first_received_at) DESC
+),
+-- A group is one cause, or with $8 = model all causes of the model: the most frequent one is shown.
+grouped AS (
+    SELECT
+        workflow_id,
+        step_id,
+        is_prediction,
+        model,
+        error,
+        error_cause,
+        with_cause,
+        row_number() OVER (of_group ORDER BY with_cause DESC, latest_received_at DESC) AS place,
+        sum(with_cause) OVER of_group AS failed,
+        first_value(latest_id) OVER (of_group ORDER BY latest_received_at DESC) AS latest_id,
+        min(earliest_received_at) OVER of_group AS earliest_received_at,
+        max(latest_received_at) OVER of_group AS latest_received_at,
+        sum(with_cause) OVER () AS all_failed
+    FROM causes
+    WINDOW of_group AS (
+        PARTITION BY
+            is_prediction, workflow_id, step_id, model,
+            CASE WHEN $8 <> 'model' THEN left(error, $6) END, CASE WHEN $8 <> 'model' THEN left(error_cause, $6) END
+    )
+),
+largest AS (
+    SELECT * FROM grouped
+    WHERE place = 1
+    ORDER BY failed DESC, latest_received_at DESC
     LIMIT $7
 )
 SELECT
@@ -115,7 +141,8 @@ SELECT
     END AS "failure_class!",
     left(error, $6) AS error,
     left(error_cause, $6) AS error_cause,
-    failed AS "failed!",
+    failed::bigint AS "failed!",
+    with_cause AS "with_cause!",
     CASE WHEN NOT is_prediction THEN latest_id END AS latest_execution_id,
     CASE WHEN is_prediction THEN latest_id END AS latest_prediction_id,
     earliest_received_at AS "earliest_received_at!",
@@ -123,5 +150,5 @@ SELECT
     all_failed::bigint AS "all_failed!",
     (SELECT count(*) FROM scanned) AS "scanned!",
     (SELECT min(l.first_received_at) FROM scanned AS l) AS "earliest_scanned!"
-FROM grouped
+FROM largest
 ORDER BY failed DESC, latest_received_at DESC

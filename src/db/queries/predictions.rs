@@ -17,6 +17,7 @@ use super::search::{CLASS_SCAN_LIMIT, MAX_SEARCHED_PAYLOAD, Words};
 use super::{EXCERPT_CHARS, ListFilter, Listing, MAX_ERROR, MAX_TEXT, Page, Query, SCAN_LIMIT};
 use crate::db::Transaction;
 use crate::execution::identifier::Identifier;
+use crate::execution::status;
 
 /// Maximum conflicts of a prediction in its detail.
 const MAX_CONFLICTS: i64 = 50;
@@ -132,10 +133,10 @@ pub(crate) struct Filter {
     #[param(inline, value_type = Option<ReferenceText>, example = "order=1234")]
     #[arg(long, value_name = "NAME=VALUE")]
     pub(crate) reference: Option<ReferenceFilter>,
-    /// The console's filter: only predictions with one of the successful statuses.
+    /// The console's filter by class of status: a result of [`status::class`].
     #[param(ignore)]
     #[arg(skip)]
-    pub(crate) is_successful: bool,
+    pub(crate) class: Option<&'static str>,
     /// The console's filter: only failed predictions of these classes.
     #[param(ignore)]
     #[arg(skip)]
@@ -147,11 +148,13 @@ pub(crate) struct Filter {
 }
 
 impl Filter {
-    /// Filters by a status of the console: `succeeded` finds all successful statuses.
+    /// Filters by a status of the console: `succeeded` finds all successful statuses, and `running` finds all predictions
+    /// that have not ended.
     #[must_use]
     pub(crate) fn with_status(self, status: Option<String>) -> Self {
         match status.as_deref() {
-            Some("succeeded") => Self { is_successful: true, ..self },
+            Some("succeeded") => Self { class: Some(status::COMPLETED), ..self },
+            Some("running") => Self { class: Some(status::OTHER), ..self },
             _ => Self { status, ..self },
         }
     }
@@ -159,7 +162,7 @@ impl Filter {
     /// `failed` for a filter by cause or class of failure without a status.
     fn status(&self) -> Option<&str> {
         let is_failed = self.cause.is_some() || self.failure_classes.is_some();
-        self.status.as_deref().or((is_failed && !self.is_successful).then_some("failed"))
+        self.status.as_deref().or((is_failed && self.class.is_none()).then_some("failed"))
     }
 
     /// Maximum rows that a page scans.
@@ -183,7 +186,11 @@ FROM (
         p.*,
         row_number() OVER (ORDER BY "#, $order, r#"first_received_at DESC, prediction_id DESC) AS n,
         ($6::text IS NULL OR status = $6) AND ($7::text IS NULL OR workflow_id = $7)
-            AND (NOT $11::boolean OR is_successful_status(status))
+            AND ($11::text IS NULL OR $11 = CASE
+                WHEN is_successful_status(status) THEN 'completed'
+                WHEN is_terminal_status(status) THEN status
+                ELSE 'other'
+            END)
             AND ($12::text IS NULL OR coalesce(strpos(lower(error_cause), lower($12)) > 0, false))
             AND ($13::text[] IS NULL OR failure_class(error, error_cause) = ANY ($13))
             AND (
@@ -225,7 +232,7 @@ impl Query for Predictions {
     type Answer = Page<Prediction>;
 
     async fn run(&self, transaction: &mut Transaction<'_>) -> Result<Page<Prediction>, sqlx::Error> {
-        let Filter { workflow, cause, reference, is_successful, words, .. } = &self.filter;
+        let Filter { workflow, cause, reference, words, .. } = &self.filter;
         let classes_of_words = words.as_ref().map_or(&[][..], |words| &words.failure_classes[..]);
         let status = self.filter.status();
         let after = self.page.position(&self.period);
@@ -237,7 +244,7 @@ impl Query for Predictions {
                 page_of_predictions!(
                     $($variant)+, EXCERPT_CHARS, self.period.start(), after.at, after.id, failed, status,
                     workflow.as_deref(), reference.as_ref().map(ReferenceFilter::as_json), self.filter.scan_limit(),
-                    self.page.rows(), *is_successful, cause.as_deref(), self.filter.failure_classes.as_deref(),
+                    self.page.rows(), self.filter.class, cause.as_deref(), self.filter.failure_classes.as_deref(),
                     words.as_ref().map(|words| &words.patterns[..]), MAX_SEARCHED_PAYLOAD, classes_of_words
                 )
                 .fetch_all(transaction)

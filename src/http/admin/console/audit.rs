@@ -5,10 +5,10 @@ use axum::http::Uri;
 use axum::response::Response;
 use maud::{Markup, html};
 
-use super::components::{ago, badge, empty};
+use super::components::{actor, ago, badge, empty};
 use super::layout::{self, PageError, Tab};
 use super::state::{Console, ConsoleState};
-use super::text::visible;
+use super::text::{visible, with_code};
 use super::view::View;
 use crate::db::queries::audit::{Action, Actions};
 use crate::http::admin::api::query::Parameters;
@@ -54,16 +54,16 @@ fn row(action: &Action) -> Markup {
     html! {
         tr data-row {
             td.time { (ago(action.at)) }
-            td.nowrap data-label="Who" { (visible(&action.actor)) }
+            td.nowrap data-label="Who" { (actor(&action.actor)) }
             td.nowrap { code { (visible(&action.action)) } }
-            td.id { (visible(&action.target)) }
+            td.id { (with_code(&action.target)) }
             td {
                 @match action.succeeded {
                     Some(true) => {}
                     Some(false) => { (badge("bad", html! { "failed" })) " " }
                     None => { (badge("warn", html! { "not finished" })) }
                 }
-                (visible(action.result.as_deref().unwrap_or_default()))
+                (with_code(action.result.as_deref().unwrap_or_default()))
             }
         }
     }

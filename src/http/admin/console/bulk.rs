@@ -149,7 +149,7 @@ fn summary(bulk: &Bulk, rejected: &Rejected, has_api_key: bool) -> Markup {
             @if let Some(at) = bulk.first_received_at { dt { @if bulk.received > 0 { "First webhook" } @else { "Registered" } } dd { (ago(at)) } }
             @if let Some(at) = bulk.last_received_at { dt { "Latest change" } dd { (ago(at)) } }
         }
-        @if bulk.without_webhook() > 0 && !has_api_key { p.soft { (reconcile::NO_KEY) } }
+        @if bulk.not_received() > 0 && !has_api_key { p.soft { (reconcile::NO_KEY) } }
         @if !rejected.is_empty() {
             p.soft { "each::labs rejected these inputs of the bulk. It sends no webhook for them:" }
             ul.soft {

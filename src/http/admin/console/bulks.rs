@@ -173,9 +173,9 @@ pub(super) fn state(bulk: &Bulk) -> Markup {
         reasons.push(format!("{} failed", count(bulk.failed.into())));
     }
     let (kind, name) = match bulk.complete {
-        Some(true) if bulk.without_webhook() < 0 => ("warn", "complete"),
+        Some(true) if bulk.not_received() < 0 => ("warn", "complete"),
         Some(true) => ("ok", "complete"),
-        Some(false) if bulk.is_waiting() => ("run", "waiting"),
+        Some(false) if bulk.is_in_progress() => ("run", "in progress"),
         Some(false) => ("warn", "incomplete"),
         None => ("muted", "size not set"),
     };
@@ -197,7 +197,7 @@ pub(super) fn progress(bulk: &Bulk) -> Markup {
         .map(|(_, number, name)| format!("{} {name}", count(*number)))
         .collect();
     let label = format!("{}, of {}", words.join(", "), plural(total, "execution", "executions"));
-    let waiting = bulk.without_webhook();
+    let not_received = bulk.not_received();
     html! {
         div.state-line { (state(bulk)) }
         (bar(&parts.map(|(kind, count, _)| (kind, count)), total, &label))
@@ -205,7 +205,7 @@ pub(super) fn progress(bulk: &Bulk) -> Markup {
             @for (kind, number, name) in parts {
                 @if number > 0 { li.(kind) { span.dot {} (count(number)) " " (name) } }
             }
-            @if waiting > 0 { li.missing { span.dot {} (count(waiting)) " without a webhook" } }
+            @if not_received > 0 { li.missing { span.dot {} (count(not_received)) " not received" } }
         }
     }
 }
@@ -247,18 +247,18 @@ mod tests {
         };
         for (bulk, expected) in [
             (bulk(Some(10), 10, 0, 0), "complete"),
-            (bulk(Some(10), 6, 1, 3), "incomplete 3 still running"),
-            (bulk(Some(10), 5, 0, 2), "incomplete 5 missing: 3 without a webhook, 2 still running"),
+            (bulk(Some(10), 6, 1, 3), "incomplete 3 running"),
+            (bulk(Some(10), 5, 0, 2), "incomplete 5 missing: 3 not received, 2 running"),
             (
                 changed(&|bulk| (bulk.received, bulk.other, bulk.missing) = (11, 1, Some(1))),
-                "incomplete 1 missing, 1 more than expected, 1 still running",
+                "incomplete 1 missing, 1 more than expected, 1 running",
             ),
             (bulk(Some(100), 117, 0, 0), "complete 17 more than expected"),
             (bulk(Some(10), 8, 2, 0), "complete 2 failed"),
             (bulk(None, 2, 0, 1), "size not set"),
-            (changed(&|bulk| bulk.seconds_since_last = Some(60)), "waiting 4 missing"),
+            (changed(&|bulk| bulk.seconds_since_last = Some(60)), "in progress 4 missing"),
             (changed(&|bulk| bulk.seconds_since_last = Some(7_200)), "incomplete 4 missing"),
-            (changed(&|bulk| bulk.rejected = Some(0)), "waiting 4 missing"),
+            (changed(&|bulk| bulk.rejected = Some(0)), "in progress 4 missing"),
             (changed(&|bulk| (bulk.rejected, bulk.has_overdue) = (Some(0), true)), "incomplete 4 missing"),
         ] {
             assert_eq!(text(&bulk), expected);

@@ -8,6 +8,7 @@ use time::{Duration, OffsetDateTime};
 
 use super::params::{PERIODS, Params};
 use super::text::{visible, visible_attribute};
+use crate::auth::ANYONE;
 use crate::execution::status::{COMPLETED, class};
 
 /// A message in a box. `kind` is `info`, `ok`, `warn` or `bad`.
@@ -151,6 +152,15 @@ pub(super) fn row_head([href, name]: [&str; 2], id: &str, title: Option<Markup>,
             }
             (actions)
         }
+    }
+}
+
+/// The name of the operator who ran an action: the name of a token, `command line`, or that no token was needed.
+pub(super) fn actor(name: &str) -> Markup {
+    if name == ANYONE {
+        html! { "an operator without a token" }
+    } else {
+        visible(name)
     }
 }
 

@@ -20,7 +20,7 @@ const MESSAGE: usize = 300;
 
 const STATES: [(ExpectedState, &str); 4] = [
     (ExpectedState::Overdue, "Overdue"),
-    (ExpectedState::Missing, "Waiting and overdue"),
+    (ExpectedState::Missing, "Missing"),
     (ExpectedState::Arrived, "Arrived"),
     (ExpectedState::Rejected, "Rejected"),
 ];
@@ -38,8 +38,8 @@ async fn content(console: &Console, view: &View, params: &Params) -> Result<Mark
             p.crumbs { a href="/bulks" { "Bulks" } " / Expected executions" }
             h1 { "Expected executions" }
             p.soft {
-                "Executions from the registered responses of trigger and bulk-trigger. Until a final webhook is recorded, an \
-                 execution is waiting or running. It is overdue " (overdue_after(console)) " after its registration."
+                "Executions from the registered responses of trigger and bulk-trigger. An execution is missing until its final \
+                 webhook is recorded, and overdue from " (overdue_after(console)) " after its registration."
             }
         }
         div.chips role="group" aria-label="State" {
@@ -160,10 +160,10 @@ fn row(console: &Console, view: &View, expected: &Expected, in_bulk: bool) -> Ma
 }
 
 fn state(state: &str) -> Markup {
-    let (kind, name) = match state {
-        "overdue" => ("bad", state),
-        "missing" => ("run", "waiting"),
-        _ => ("muted", state),
+    let kind = match state {
+        "overdue" => "bad",
+        "missing" => "run",
+        _ => "muted",
     };
-    badge(kind, html! { (name) })
+    badge(kind, html! { (state) })
 }

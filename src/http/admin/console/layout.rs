@@ -9,7 +9,7 @@ use super::components::notice;
 pub(super) use super::error::{PageError, database_error};
 use super::form;
 use super::params::url;
-use super::text::{visible, visible_attribute};
+use super::text::{visible, visible_attribute, with_code};
 use super::view::View;
 use crate::db::queries::audit::Action;
 
@@ -50,17 +50,33 @@ fn result(done: &Action) -> Markup {
     }
 }
 
-/// The text of the result. The execution that it names is a link.
+/// The text of the result. The executions that it names are links: the search opens an execution or a prediction, and says if
+/// it is not recorded.
 fn text_of(done: &Action) -> Markup {
     let text = done.result.as_deref().unwrap_or(RUNNING);
     let (before, rest, after) = match &*done.action {
         "webhook.test" => ("Test webhook ", text.strip_prefix("Test webhook "), " was answered "),
         "quarantine.retry" => ("Recorded ", text.strip_prefix("Recorded "), " ("),
-        _ => return visible(text),
+        "quarantine.undo" => return text_of_undo(text),
+        _ => return with_code(text),
     };
-    let Some((id, after_id)) = rest.and_then(|rest| rest.split_once(after)) else { return visible(text) };
-    // The search opens an execution or a prediction, and says if it is not recorded yet.
-    html! { (before) a href=(url("/executions", "q", id)) { (visible(id)) } (visible(&format!("{after}{after_id}"))) }
+    let Some((id, after_id)) = rest.and_then(|rest| rest.split_once(after)) else { return with_code(text) };
+    html! { (before) (link_to(id)) (with_code(&format!("{after}{after_id}"))) }
+}
+
+/// The result of [`super::retried::undo`].
+fn text_of_undo(text: &str) -> Markup {
+    let Some(ids) = text.strip_prefix("Undone: ") else { return with_code(text) };
+    let (ids, not_undone) = ids.find(". Not undone: ").map_or((ids, ""), |end| ids.split_at(end));
+    html! {
+        "Undone: "
+        @for (n, id) in ids.split(", ").enumerate() { @if n > 0 { ", " } (link_to(id)) }
+        (with_code(not_undone))
+    }
+}
+
+fn link_to(id: &str) -> Markup {
+    html! { a href=(url("/executions", "q", id)) { (visible(id)) } }
 }
 
 fn log_out(view: &View) -> Markup {

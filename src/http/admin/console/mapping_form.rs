@@ -77,9 +77,7 @@ impl MappingForm {
     pub(super) fn problems(&self, body: &str) -> Vec<String> {
         let mapping = self.mapping();
         let absent = mapping.absent_sources(body).into_iter();
-        let kind = |source: &str| if source.starts_with('/') { "value at" } else { "key" };
-        let mut all: Vec<_> =
-            absent.map(|source| format!("The body has no {} `{source}`", kind(source))).collect();
+        let mut all: Vec<_> = absent.map(absent_source).collect();
         let extracted = self.mapping().extract(body.as_bytes(), true).unwrap_or_default();
         for extracted in &extracted {
             all.extend(problems(&extracted.mapped, &REQUIRED));
@@ -173,6 +171,21 @@ impl MappingForm {
                 }
             }
         }
+    }
+}
+
+/// Says that the body does not have this source. A path with dots or without its first slash is probably a JSON pointer.
+fn absent_source(source: &str) -> String {
+    if source.starts_with('/') {
+        return format!("The body has no value at `{source}`");
+    }
+    let path = source.trim_start_matches("$.").replace('.', "/");
+    if path.contains('/') {
+        format!(
+            "The body has no key `{source}`. To read a key in an object, enter its JSON pointer: `/{path}`"
+        )
+    } else {
+        format!("The body has no key `{source}`")
     }
 }
 

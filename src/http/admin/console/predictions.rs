@@ -28,8 +28,8 @@ const FILTERS: [&str; 7] = ["status", "workflow", "class", "fault", "since", "fr
 const REMOVABLE: [(&str, &str); 4] =
     [("workflow", "Workflow"), ("class", "Class"), ("fault", "At fault"), ("q", "Search")];
 
-/// `succeeded` also finds `success`.
-const STATUSES: [&str; 3] = ["succeeded", "failed", "cancelled"];
+/// `succeeded` also finds `success`, and `running` all predictions that have not ended.
+const STATUSES: [&str; 4] = ["succeeded", "failed", "cancelled", "running"];
 
 pub(super) async fn page(State(console): ConsoleState, view: View) -> Response {
     let params = Params::of(&view.uri);

@@ -5,7 +5,7 @@ use axum::response::Response;
 use maud::{Markup, html};
 use time::OffsetDateTime;
 
-use super::components::{ago, empty, plural};
+use super::components::{actor, ago, empty, plural};
 use super::form::{self, FormData, done};
 use super::layout::{self, PageError, Tab};
 use super::params::path;
@@ -80,7 +80,7 @@ fn row(operator: &Operator, retried: &RetriedEntry) -> Markup {
                 @if more > 0 { " and " (more) " more" }
                 div.soft { (with_code(&retried.reason)) }
             }
-            td.time data-label="Recorded" { (ago(retried.retried_at)) " by " (visible(&retried.retried_by)) }
+            td.time data-label="Recorded" { (ago(retried.retried_at)) " by " (actor(&retried.retried_by)) }
             td.act {
                 (form::action(operator, "/quarantine/undo", "", html! {
                     input type="hidden" name="id" value=(retried.quarantine_id);

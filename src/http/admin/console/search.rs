@@ -18,8 +18,8 @@ use crate::execution::identifier;
 /// Executions that are shown if the first characters of their identifiers are in the search box.
 const MAX_WITH_PREFIX: i64 = 10;
 
-/// Rows of another list that are counted. More are shown as `20+`.
-const MAX_COUNTED: i64 = 20;
+/// Matches in another list that are counted. More are shown as `1 000+`. A search by words scans no more rows.
+const MAX_COUNTED: i64 = 1_000;
 
 /// What a search box contains: `name=value`, or words.
 #[derive(Default)]
@@ -159,6 +159,6 @@ async fn matches(console: &Console, params: &Params, list: Searched) -> Result<(
 
 fn counted<T>(page: &Page<T>) -> (i64, bool) {
     let number = i64::try_from(page.items.len()).unwrap_or(i64::MAX);
-    // A page without a match can end at the scan limit.
-    (number, number > 0 && page.next.is_some())
+    // A page without a match can end at the scan limit. The quarantine is searched up to this number, too.
+    (number, number > 0 && (page.next.is_some() || number == MAX_COUNTED))
 }

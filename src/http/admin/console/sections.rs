@@ -8,7 +8,7 @@ use maud::{Markup, html};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::components::{ago, notice, plural};
+use super::components::{actor, ago, notice, plural};
 use super::json_view::indented;
 use super::layout::PageError;
 use super::params::{filtered, path, url};
@@ -153,7 +153,7 @@ pub(super) fn recorded_by(retry: Option<&RecordedBy>) -> Markup {
             dt { "Recorded from" }
             dd {
                 a href="/quarantine/retried" { "quarantine entry " (retry.quarantine_id) }
-                " by " (visible(&retry.retried_by)) ", " (exact(retry.retried_at))
+                " by " (actor(&retry.retried_by)) ", " (exact(retry.retried_at))
             }
         }
     }

@@ -4,7 +4,7 @@ use axum::extract::State;
 use axum::response::Response;
 use maud::{Markup, html};
 
-use super::components::{badge, bytes};
+use super::components::{actor, badge, bytes};
 use super::layout::{self, PageError, Tab};
 use super::overview::welcome::test_button;
 use super::state::{Console, ConsoleState};
@@ -35,7 +35,7 @@ fn content(console: &Console, view: &View) -> Result<Markup, PageError> {
                 dt { "Version" } dd { (env!("CARGO_PKG_VERSION")) }
                 dt { "Webhooks" } dd { code { (console.admin.webhook_address) } }
                 @if console.admin.credentials.current().admin_tokens.are_required() {
-                    dt { "You" } dd { (visible(&view.operator.name)) " " (badge("muted", html! { (role) })) }
+                    dt { "You" } dd { (actor(&view.operator.name)) " " (badge("muted", html! { (role) })) }
                 } @else {
                     dt { "Login" } dd { "not required: no token is set. Everyone who can open this page can run actions." }
                 }

@@ -1,5 +1,9 @@
 //! Numbers with their units.
 
+use maud::{Markup, html};
+
+use crate::words;
+
 /// A duration, such as `350 ms`, `8.2 s` or `4 min 5 s`.
 pub(super) fn seconds(seconds: f64) -> String {
     match seconds {
@@ -10,15 +14,9 @@ pub(super) fn seconds(seconds: f64) -> String {
     }
 }
 
-/// A cost in the sender's unit, with at most four decimals; a smaller cost keeps its digits.
-pub(super) fn cost(number: &str) -> String {
-    match number.parse::<f64>() {
-        Ok(cost) if cost == 0.0 || cost.abs() >= 0.0001 => {
-            let text = format!("{cost:.4}");
-            text.trim_end_matches('0').trim_end_matches('.').to_owned()
-        }
-        _ => number.to_owned(),
-    }
+/// A cost in the sender's unit; the title is the exact value.
+pub(super) fn cost(number: &str) -> Markup {
+    html! { span title=(number) { (words::cost(number)) } }
 }
 
 #[cfg(test)]
@@ -26,12 +24,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn durations_and_costs_have_few_digits() {
+    fn durations_have_few_digits() {
         let durations = [0.0, 0.35, 7.5, 163.0, 7_260.0].map(seconds);
         assert_eq!(durations, ["0 ms", "350 ms", "7.5 s", "2 min 43 s", "2 h 1 min"]);
-        assert_eq!(
-            ["0.4125", "1.50", "0", "0.000012", "3.14159"].map(cost),
-            ["0.4125", "1.5", "0", "0.000012", "3.1416"]
-        );
     }
 }

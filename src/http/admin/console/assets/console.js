@@ -19,7 +19,7 @@ const updateTimes = () => {
 };
 setInterval(updateTimes, 15000);
 
-// On a phone, the tabs can be scrolled. The current tab is scrolled into view.
+// In a narrow window, the tabs can be scrolled. The current tab is scrolled into view.
 const tabs = document.querySelector("header.top nav");
 const tab = tabs?.querySelector("[aria-current]");
 if (tab) tabs.scrollLeft = tab.offsetLeft - tabs.offsetLeft - 16;

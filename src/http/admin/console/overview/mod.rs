@@ -23,8 +23,7 @@ use super::state::{Console, ConsoleState};
 use super::text::visible;
 use super::view::View;
 use crate::db::queries::executions::Executions;
-use crate::db::queries::failed_models::{FailedModelQuery, FailedModels};
-use crate::db::queries::failures::{FailureQuery, Failures};
+use crate::db::queries::failures::{By as FailuresBy, FailureQuery, Failures};
 use crate::db::queries::minutes::Minutes;
 use crate::db::queries::overview::{By, Counts, Overview, OverviewQuery};
 use crate::db::queries::page::MAX_LIMIT;
@@ -99,7 +98,7 @@ struct Data {
     counted_since: Option<OffsetDateTime>,
     failures: Failures,
     earlier_failures: Failures,
-    failed_models: FailedModels,
+    failed_models: Failures,
     workflows: Vec<Workflow>,
     attention: Vec<attention::Item>,
     /// Whether any execution is recorded.
@@ -146,8 +145,7 @@ async fn data(console: &Console, period: Period) -> Result<Data, QueryError> {
         ..FailureQuery::default()
     };
     let (recent, earlier) = (failures(from, now), failures(from - KNOWN_CAUSES, from));
-    let period_of_models = TimeRange { from: Some(from), to: Some(now) };
-    let models = FailedModelQuery { period: period_of_models, limit: models::LIMIT };
+    let models = FailureQuery { by: FailuresBy::Model, limit: models::LIMIT, ..failures(from, now) };
     let workflows = Workflows { days: period.days(), order: Order::Cost, limit: MAX_WORKFLOWS };
     let latest = Executions { page: PageRequest { limit: 1, after: None }, ..Executions::default() };
     let (recent, earlier, models, workflows, attention, any) = tokio::join!(
