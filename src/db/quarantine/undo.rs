@@ -185,10 +185,14 @@ impl Before {
         transaction: &mut Transaction<'_>,
         rollups: &Rollups<'_>,
     ) -> Result<(), sqlx::Error> {
+        let bulk_ids = rollups.bulk_ids();
+        if bulk_ids.is_empty() {
+            return Ok(());
+        }
         let bulks = sqlx::query_scalar!(
             r#"SELECT coalesce(jsonb_agg(to_jsonb(b)), '[]')::text AS "bulks!"
                FROM (SELECT * FROM bulks WHERE bulk_id = ANY ($1) ORDER BY bulk_id FOR UPDATE) AS b"#,
-            &rollups.bulk_ids() as _
+            &bulk_ids as _
         );
         self.bulks = bulks.fetch_one(transaction).await?;
         Ok(())
