@@ -36,8 +36,8 @@ impl Settings {
         check_duration("expected.overdue_after", self.expected.overdue_after, Duration::from_mins(1), week)?;
         self.retention.check()?;
         check_range("intake.capacity", self.intake.capacity, 1, 65_536)?;
-        // Space for one body and SQLite's overhead.
-        check_range("spool.max_bytes", self.spool.max_bytes, MIB.max(2 * body), i64::MAX as u64)?;
+        // Space for the largest execution that the client of each::labs accepts, and for SQLite's overhead.
+        check_range("spool.max_bytes", self.spool.max_bytes, 2 * body + 2 * MIB, i64::MAX as u64)?;
         check_range("recorder.connections", self.recorder.connections, 1, 64)?;
         check_range("recorder.batch_rows", self.recorder.batch_rows, 1, 100_000)?;
         check_range("recorder.batch_bytes", self.recorder.batch_bytes, 64 * KIB, 256 * MIB)?;

@@ -1,5 +1,7 @@
 //! Numbers the committed changes: see `migrations/0004_changes.sql`.
 
+use time::OffsetDateTime;
+
 use super::{DbConnection, DbError};
 
 /// Maximum batches of one transaction.
@@ -22,6 +24,9 @@ pub(crate) enum Numbered {
 /// such as a backup, vacuum removes nothing. `floor` excludes these entries.
 #[derive(Debug, Default)]
 pub(crate) struct Numbering {
+    /// When PostgreSQL was started. Another time means another server, which may not have the latest changes of the previous one:
+    /// a standby after a failover. Its `batch_id`s may continue above `floor`.
+    started_at: Option<OffsetDateTime>,
     /// All batches up to this `batch_id` are numbered or rolled back.
     floor: i64,
     /// The next `floor`, once all transactions with lower ids than the second value have ended.
@@ -33,8 +38,10 @@ impl Numbering {
     pub(crate) async fn is_due(&self, connection: &mut DbConnection) -> Result<bool, DbError> {
         let due = sqlx::query_scalar!(
             r#"SELECT EXISTS (SELECT FROM change_batches WHERE last_change IS NULL AND batch_id > $1)
-                   OR coalesce((SELECT max(batch_id) FROM change_batches), 0) < $1 AS "due!""#,
-            self.floor
+                   OR coalesce((SELECT max(batch_id) FROM change_batches), 0) < $1
+                   OR pg_postmaster_start_time() IS DISTINCT FROM $2 AS "due!""#,
+            self.floor,
+            self.started_at
         );
         connection.transact(async |transaction| due.fetch_one(transaction).await).await
     }
@@ -50,10 +57,16 @@ impl Numbering {
             transaction.rollback().await?;
             return Ok(Numbered::Locked);
         }
-        let last = sqlx::query_scalar!(r#"SELECT coalesce(max(batch_id), 0) AS "last!" FROM change_batches"#);
-        if last.fetch_one(&mut transaction).await? < self.floor {
-            // The database was replaced: `floor` is a number of the previous one.
-            *self = Self::default();
+        let server = sqlx::query!(
+            r#"SELECT
+                   pg_postmaster_start_time() AS "started_at!",
+                   (SELECT coalesce(max(batch_id), 0) FROM change_batches) AS "last_batch!""#
+        );
+        let server = server.fetch_one(&mut transaction).await?;
+        let started_at = Some(server.started_at);
+        if started_at != self.started_at || server.last_batch < self.floor {
+            // `floor` is a number of another server, or of a database that was replaced.
+            *self = Self { started_at, ..Self::default() };
         }
         let numbered = sqlx::query!(
             r#"WITH unnumbered AS (

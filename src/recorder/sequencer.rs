@@ -111,10 +111,6 @@ impl Sequencer {
     /// With `check`, writes nothing if every change has a number.
     async fn number(&self, numbering: &mut Numbering, check: bool) -> Result<Numbered, DbError> {
         let run = self.pool.run(async |db| {
-            if !db.was_idle {
-                // A new connection may lead to another server.
-                *numbering = Numbering::default();
-            }
             if check && !numbering.is_due(db).await? {
                 return Ok((Numbered::All, false));
             }

@@ -5,7 +5,7 @@
 use rusqlite::{Connection, OptionalExtension};
 
 use super::mark::Mark;
-use super::schema::has_identity;
+use super::schema::{has_identity, runs};
 use super::{ReconciledUntil, Seq, SpoolError};
 use crate::metrics::Metrics;
 
@@ -60,16 +60,20 @@ pub(super) fn report(
     let acked = connection
         .query_row("SELECT seq, missing FROM acked", [], |row| Ok((row.get(0)?, row.get(1)?)))
         .optional()?;
-    let (own_mark, foreign_mark) = match mark {
-        Some(mark) if has_identity(connection, mark.identity)? => (Some(mark), None),
-        other => (None, other),
+    let (own_mark, mut missing) = match mark {
+        Some(mark) if !has_identity(connection, mark.identity)? => (None, mark.unacked()),
+        // The database is another copy of the spool: all deliveries of the last run are lost.
+        Some(mark) if !runs(connection)?.contains(&mark.run) => {
+            let (before, unacked) = mark.before_run();
+            (Some(before), unacked)
+        }
+        own => (own, 0),
     };
     let last = last.max(own_mark.map_or(0, |mark| mark.last_seq));
     // Ignores damaged numbers.
     let acked = acked.filter(|(acked, counted): &(Seq, i64)| {
         (0..=last).contains(acked) && (0..=last - acked).contains(counted)
     });
-    let mut missing = foreign_mark.map_or(0, |mark| mark.unacked());
     if let Some((acked, counted)) = acked.max(own_mark.map(|mark| (mark.acked_seq, 0))) {
         let present = "SELECT count(*) FROM deliveries WHERE seq > ?";
         let present: i64 = connection.query_row(present, [acked], |row| row.get(0))?;

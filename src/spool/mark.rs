@@ -12,18 +12,21 @@ use std::path::Path;
 use time::OffsetDateTime;
 
 use super::Seq;
+use super::recovery::sequence::RUN_RANDOM_BITS;
 use super::row::{from_micros, to_micros};
 
 const NAME: &str = "spool.mark";
 const MAGIC: [u8; 4] = *b"WFRM";
-/// Magic, the four fields of [`Mark`], CRC-32.
-const SIZE: usize = 4 + 4 * 8 + 4;
+/// Magic, the five fields of [`Mark`], CRC-32.
+const SIZE: usize = 4 + 5 * 8 + 4;
 
 /// The content of the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Mark {
     /// The spool that the positions belong to.
     pub(super) identity: i64,
+    /// The last run of a receiver on this spool ([`super::schema::new_run`]).
+    pub(super) run: i64,
     /// The last delivery on disk.
     pub(super) last_seq: Seq,
     /// The last delivery that was acked and deleted.
@@ -45,6 +48,7 @@ impl Mark {
         }
         Some(Self {
             identity: next()?,
+            run: next()?,
             last_seq: next()?,
             acked_seq: next()?,
             oldest_received_at: next().filter(|micros| *micros != 0).map(from_micros),
@@ -56,6 +60,14 @@ impl Mark {
         (self.last_seq - self.acked_seq).max(0)
     }
 
+    /// Splits the mark at the begin of its run: into a mark with the positions before the run, and the number of deliveries of
+    /// the run that were not acked.
+    pub(super) fn before_run(self) -> (Self, i64) {
+        let begin = self.run >> RUN_RANDOM_BITS;
+        let unacked = (self.last_seq - self.acked_seq.max(begin)).max(0);
+        (Self { last_seq: self.last_seq.min(begin), acked_seq: self.acked_seq.min(begin), ..self }, unacked)
+    }
+
     /// Whether there is a mark, readable or not.
     pub(super) fn exists(dir: &Path) -> bool {
         dir.join(NAME).exists()
@@ -64,7 +76,7 @@ impl Mark {
     fn to_bytes(self) -> Vec<u8> {
         let mut bytes = MAGIC.to_vec();
         let oldest = self.oldest_received_at.map_or(0, to_micros);
-        for number in [self.identity, self.last_seq, self.acked_seq, oldest] {
+        for number in [self.identity, self.run, self.last_seq, self.acked_seq, oldest] {
             bytes.extend(number.to_le_bytes());
         }
         let checksum = crc32fast::hash(&bytes);
@@ -99,7 +111,7 @@ mod tests {
     fn a_mark_is_read_from_a_file_that_was_longer() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join(NAME), [7; 100]).unwrap();
-        let mark = Mark { identity: 1, last_seq: 5, acked_seq: 3, oldest_received_at: None };
+        let mark = Mark { identity: 1, run: 2, last_seq: 5, acked_seq: 3, oldest_received_at: None };
         MarkFile::open(dir.path()).unwrap().write(mark);
         assert_eq!(Mark::read(dir.path()), Some(mark));
     }

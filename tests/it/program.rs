@@ -75,7 +75,7 @@ fn an_invalid_setting_ends_the_program_with_an_error_that_names_it() {
     assert_eq!(code, Some(1));
     assert!(text.contains("absent.toml"), "{text}");
     let (text, _) = run_to_end(program(dir.path()).env("RECEIVER__SPOOL__MAX_BYTES", "5"));
-    assert!(text.contains("spool.max_bytes = 5: must be from 33554432"), "{text}");
+    assert!(text.contains("spool.max_bytes = 5: must be from 35651584"), "{text}");
 }
 
 /// The text of all files of a directory, without the breaks of string literals.

@@ -408,7 +408,7 @@ fn count(
                 rollups.removed(row.counted());
                 rollups.added(previous.counted(), at);
             }
-            Some(previous) => rollups.shifted(row.counted(), previous.first_received_at),
+            Some(previous) => rollups.recounted(row.counted(), previous.counted()),
         }
     }
 }

@@ -314,7 +314,8 @@ pub(super) async fn resolve_duplicates<'r>(
             let after = CountedExecution { first_received_at, ..CountedExecution::from(group) };
             rollups.replaced(before, after, group.row.delivery.received_at);
         } else if first_received_at < before.first_received_at {
-            rollups.shifted(before, first_received_at);
+            let after = CountedExecution { first_received_at, ..before.clone() };
+            rollups.recounted(before, after);
         }
     }
     Ok(())

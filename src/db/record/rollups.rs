@@ -118,9 +118,9 @@ impl<'r> Rollups<'r> {
         self.added(after, at);
     }
 
-    /// Moves an execution to the hour and day of `first_received_at`.
-    pub(in crate::db) fn shifted(&mut self, before: CountedExecution<'r>, first_received_at: OffsetDateTime) {
-        self.count_in_periods(CountedExecution { first_received_at, ..before.clone() }, 1);
+    /// Counts an execution of the same bulk and status in another hour and day, or with another cost.
+    pub(in crate::db) fn recounted(&mut self, before: CountedExecution<'r>, after: CountedExecution<'r>) {
+        self.count_in_periods(after, 1);
         self.count_in_periods(before, -1);
     }
 

@@ -21,7 +21,8 @@ impl Problem {
             }
             Self::Interrupted => (400, "interrupted", "The body is incomplete. Send it again.".into()),
             Self::NotGzip => {
-                (400, "not-gzip", "Content-Encoding is gzip, but the body is not valid gzip.".into())
+                let detail = "Content-Encoding is gzip, but the body is not valid gzip, or larger than the decompressed body.";
+                (400, "not-gzip", detail.into())
             }
             Self::Parameter { name, allowed } => {
                 (400, "bad-parameter", format!("`{name}` {allowed}.").into())

@@ -1,11 +1,12 @@
 //! Receives request bodies within the limits of size and memory, and decompresses them.
 
-use std::io::{Read as _, Write as _};
+use std::cell::Cell;
+use std::io::{self, BufRead, Read, Write as _};
 
 use axum::body::Body;
 use axum::http::{HeaderMap, header};
 use bytes::{BufMut, Bytes, BytesMut};
-use flate2::read::MultiGzDecoder;
+use flate2::bufread::MultiGzDecoder;
 use http_body_util::BodyExt;
 use memmap2::MmapMut;
 
@@ -169,9 +170,44 @@ pub(super) async fn decompress(
     Ok(CollectedBody { bytes: bytes.await??, memory })
 }
 
+/// Maximum compressed bytes in addition to the decompressed bytes: headers. A body with more consists of empty members or
+/// blocks, which take seconds to decompress. A 64th of the decompressed bytes is added for the headers of uncompressed blocks.
+const MAX_GZIP_OVERHEAD: usize = 1 << 10;
+
+/// A compressed body. Reading fails when too few decompressed bytes were read for the compressed ones.
+struct GzipInput<'b> {
+    rest: &'b [u8],
+    /// How many bytes may be read now.
+    allowed: &'b Cell<usize>,
+}
+
+impl BufRead for GzipInput<'_> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        let piece = &self.rest[..self.rest.len().min(self.allowed.get())];
+        if piece.is_empty() && !self.rest.is_empty() {
+            return Err(io::Error::other("more compressed than decompressed bytes"));
+        }
+        Ok(piece)
+    }
+
+    fn consume(&mut self, read: usize) {
+        self.rest = &self.rest[read..];
+        self.allowed.set(self.allowed.get() - read);
+    }
+}
+
+impl Read for GzipInput<'_> {
+    fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
+        let read = self.fill_buf()?.read(to)?;
+        self.consume(read);
+        Ok(read)
+    }
+}
+
 /// The decompressed body and its size. The body is incomplete if it is larger than [`FREE_BYTES_PER_BODY`].
 fn gunzip_small(compressed: &[u8], max_body_bytes: usize) -> Result<(Bytes, usize), Problem> {
-    let mut gzip = MultiGzDecoder::new(compressed);
+    let allowed = Cell::new(MAX_GZIP_OVERHEAD);
+    let mut gzip = MultiGzDecoder::new(GzipInput { rest: compressed, allowed: &allowed });
     let (mut small, mut size) = (Vec::new(), 0);
     let mut piece = vec![0; 16 << 10];
     loop {
@@ -180,6 +216,7 @@ fn gunzip_small(compressed: &[u8], max_body_bytes: usize) -> Result<(Bytes, usiz
             return Ok((small.into(), size));
         }
         size += more;
+        allowed.set(allowed.get() + more + more / 64);
         if size > max_body_bytes {
             return Err(Problem::TooLarge { max_body_bytes });
         }

@@ -326,7 +326,8 @@ impl Writer {
 
     fn current_mark(&self) -> Mark {
         let SpoolStatus { last_seq, acked_seq, oldest_received_at, .. } = self.status;
-        Mark { identity: self.identity, last_seq, acked_seq, oldest_received_at }
+        let run = self.runs.last().copied().unwrap_or_default();
+        Mark { identity: self.identity, run, last_seq, acked_seq, oldest_received_at }
     }
 }
 

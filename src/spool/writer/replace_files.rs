@@ -496,6 +496,24 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn deliveries_that_a_copy_of_the_spool_has_replaced_are_counted_as_lost() {
+        let (dir, copy) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (mut spool, _) = open_in(dir.path());
+        append(&mut spool, b"common").await;
+        drop(spool);
+        fs::copy(dir.path().join("spool.db"), copy.path().join("spool.db")).unwrap();
+        for (dir, bodies) in [(&copy, [b"copy 1" as &[_], b"copy 2"]), (&dir, [b"own 1", b"own 2"])] {
+            let (mut spool, _) = open_in(dir.path());
+            append(&mut spool, bodies[0]).await;
+            append(&mut spool, bodies[1]).await;
+        }
+        fs::rename(copy.path().join("spool.db"), dir.path().join("spool.db")).unwrap();
+        let (spool, metrics) = open_in(dir.path());
+        assert_eq!(bodies(&spool), ["common", "copy 1", "copy 2"]);
+        assert_eq!(reported(&metrics), "2");
+    }
+
+    #[tokio::test]
     async fn an_overwritten_file_is_reported_without_a_size() {
         let zeros = |path: &Path| fs::write(path, vec![0; fs::read(path).unwrap().len()]).unwrap();
         for name in ["spool.db", "spool.db-wal"] {
