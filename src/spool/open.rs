@@ -74,7 +74,7 @@ pub(crate) fn open(
     }
     // An error is ignored: on a full disk, the next start reports the same losses again.
     let _ = losses::store(&connection);
-    absorb::absorb(&path, &connection, None, metrics, &reconciled_until)?;
+    absorb::absorb(&path, &connection, None, metrics, &reconciled_until, &mut || ())?;
     let unverified = row::unverified(&connection)?;
     let reader_connection = reader::connect(&path)?;
     let files = OpenFiles::new(dir, Arc::new(directory), Arc::new(database)).map_err(SpoolError::at(dir))?;

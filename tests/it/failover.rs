@@ -132,3 +132,39 @@ async fn reads_follow_recording_to_another_server_at_the_same_address() {
     process.terminate();
     servers.stop().await;
 }
+
+/// A standby may not have the latest numbers of the previous primary. It continues with higher `batch_id`s than those of its
+/// batches without a number.
+#[tokio::test(flavor = "multi_thread")]
+async fn changes_that_a_standby_has_without_a_number_are_numbered_after_the_failover() {
+    let servers = Servers::start().await;
+    let dir = TempDir::new().unwrap();
+    let address = servers.dir.path().join("address");
+    symlink(socket(&servers.old), &address).unwrap();
+    let url = format!("postgres:///workflow_receiver?host={}&user=postgres", address.display());
+    let process = start_receiver(dir.path(), url);
+    for n in 1..=3 {
+        process.accept(execution(&format!("old {n}"), "completed")).await;
+        until_rows(&servers.old.connect_options(), &numbered_batches(n), 1).await;
+    }
+    let standby = "INSERT INTO change_batches (size, types, execution_ids, workflow_ids, bulk_ids, statuses)
+                   VALUES (1, '{execution.ended}', '{unnumbered}', '{w}', '{NULL}', '{completed}');
+                   SELECT setval(pg_get_serial_sequence('change_batches', 'batch_id'), 100)";
+    execute(&servers.new, &[standby]).await;
+    std::fs::remove_file(&address).unwrap();
+    symlink(socket(&servers.new), &address).unwrap();
+    let end =
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'workflow-receiver'";
+    execute(&servers.old, &[end]).await;
+    process.accept(execution("new", "completed")).await;
+    until_rows(&servers.new.connect_options(), &numbered_batches(2), 1).await;
+    process.terminate();
+    servers.stop().await;
+}
+
+/// Has one row if exactly `count` batches have a number, and all of them.
+fn numbered_batches(count: usize) -> String {
+    format!(
+        "SELECT 1 AS all_numbered FROM change_batches HAVING count(last_change) = {count} AND count(*) = {count}"
+    )
+}

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::support::fixtures::{execution, with};
-use crate::support::postgres::{execute, url};
+use crate::support::postgres::{end_fault_on, execute, fault_on, raise, url};
 use crate::support::process::{program, run_to_end};
 use crate::support::receiver::TestReceiver;
 use crate::support::retention::pruned;
@@ -193,6 +193,37 @@ async fn an_undo_restores_the_times_of_the_bulks() {
     let (text, code) = quarantine(&receiver, &["undo", "--since", "1h"]);
     assert!(code == Some(0) && text.ends_with("undone 3, not undone 0\n"), "{text}");
     assert_eq!(state(&receiver).await, before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_undo_after_a_repair_removes_the_repaired_cost() {
+    let receiver = TestReceiver::start().await;
+    fault_on(&receiver, "executions", "NEW.total_cost IS NOT NULL", &raise("P0001")).await;
+    // A delivery is blamed for an error only while others are recorded.
+    for body in [body("one", "completed"), execution("good", "completed")] {
+        receiver.accept(body).await;
+    }
+    receiver.wait_until_recorded().await;
+    assert_eq!(receiver.post(changed("one", "completed").to_string()).await.status(), 422);
+    receiver.wait_until_recorded().await;
+    let map =
+        ["--map", "execution_id=executionId", "--map", "workflow_id=workflow", "--map", "bulk_id=batch"];
+    let (text, code) = quarantine(&receiver, &[&["retry", "1"][..], &map].concat());
+    assert_eq!(code, Some(0), "{text}");
+    end_fault_on(&receiver, "executions").await;
+    let dir = TempDir::new().unwrap();
+    let repair = || {
+        let (text, code) = run_to_end(
+            program(dir.path()).args(["repair", "--all"]).env("DATABASE_URL", url(&receiver.database)),
+        );
+        assert!(code == Some(0) && text.contains("repaired 1,"), "{text}");
+    };
+    repair();
+    let (text, code) = quarantine(&receiver, &["undo", "1"]);
+    assert_eq!(code, Some(0), "{text}");
+    assert_counts_are_right(&receiver).await;
+    repair();
+    assert_counts_are_right(&receiver).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

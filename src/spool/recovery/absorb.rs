@@ -18,17 +18,19 @@ use crate::spool::{ReconciledUntil, SpoolError, schema};
 /// is renamed to `spool.db.damaged-N`, so that no later start reads it again. After a crash in between, some deliveries
 /// are recorded twice, which is harmless. After an error the start continues, and the file stays for the next start. `mark` is
 /// the mark of another spool that appeared in the directory. Returns it if none of the files belongs to it, and all files were added.
+/// `after_commit` is called after each transaction.
 pub(in crate::spool) fn absorb(
     path: &Path,
     to: &Connection,
     mut mark: Option<Mark>,
     metrics: &Metrics,
     reconciled_until: &ReconciledUntil,
+    after_commit: &mut dyn FnMut(),
 ) -> Result<Option<Mark>, SpoolError> {
     let oldest_received_at = mark.and_then(|mark| mark.oldest_received_at);
     for rescued in files::of_kind(path, RESCUED).map_err(SpoolError::at(path))? {
         let set_back = || reconciled_until.set_back(oldest_received_at);
-        if let Err(error) = absorb_file(path, &rescued, to, &mut mark, metrics, set_back) {
+        if let Err(error) = absorb_file(path, &rescued, to, &mut mark, metrics, set_back, after_commit) {
             mark = None;
             if !to.is_autocommit() {
                 to.execute_batch("ROLLBACK")?;
@@ -46,6 +48,7 @@ fn absorb_file(
     mark: &mut Option<Mark>,
     metrics: &Metrics,
     set_back: impl FnOnce(),
+    after_commit: &mut dyn FnMut(),
 ) -> Result<(), SpoolError> {
     let file = match files::lock_database(rescued) {
         Err(SpoolError::InUse(_)) => {
@@ -58,7 +61,7 @@ fn absorb_file(
     // SQLite would delete the log of an empty database, and the part of a log after a damaged frame.
     let plan = SalvagePlan::examine(rescued, &file).map_err(SpoolError::at(path))?;
     let (saved, lost, complete) = if let Some(plan) = plan {
-        let (saved, lost) = copy_readable(rescued, &file, &plan, mark, to, true)?;
+        let (saved, lost) = copy_readable(rescued, &file, &plan, mark, to, true, after_commit)?;
         (saved, lost, false)
     } else {
         let from = schema::connect(rescued)?;
@@ -76,8 +79,7 @@ fn absorb_file(
         if let Some(mark) = mark.take_if(is_own) {
             result.consider(mark.last_seq, mark.acked_seq);
         }
-        let mut no_action = || ();
-        let mut copier = Copier::new(to, &mut no_action)?.append();
+        let mut copier = Copier::new(to, after_commit)?.append();
         copier.copy(&from, &mut result)?;
         copier.finish()?;
         (result.saved, result.lost(), result.complete)

@@ -92,6 +92,7 @@ impl Writer {
     pub(super) fn probe(&mut self) {
         if self.aside_measured_at.elapsed() >= PROBE_INTERVAL {
             self.measure_aside();
+            self.restore_mark();
         }
         let rejecting = self.status.rejecting.is_some();
         if !rejecting && self.wrote_at.elapsed() < PROBE_INTERVAL {

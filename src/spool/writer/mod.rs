@@ -324,6 +324,14 @@ impl Writer {
         }
     }
 
+    /// Writes the mark to a new file after another program has removed it.
+    fn restore_mark(&mut self) {
+        if !Mark::exists(&self.dir) {
+            self.mark = MarkFile::open(&self.dir).ok();
+            self.write_mark();
+        }
+    }
+
     fn current_mark(&self) -> Mark {
         let SpoolStatus { last_seq, acked_seq, oldest_received_at, .. } = self.status;
         let run = self.runs.last().copied().unwrap_or_default();

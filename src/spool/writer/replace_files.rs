@@ -128,12 +128,17 @@ impl Writer {
         let lost_identity = std::mem::replace(&mut self.identity, identity);
         self.run_is_stored = true;
         // A spool of another receiver may have had the name of this one.
+        let intake = &self.channels.intake;
         let absorbed = absorb::absorb(
             &self.dir.join(DATABASE),
             &self.connection,
             mark_of_other,
             &self.metrics,
             &self.reconciled_until,
+            &mut || {
+                intake.writing();
+                intake.reject_pending();
+            },
         );
         if let Ok(Some(mark)) = absorbed
             && mark.identity != lost_identity
@@ -511,6 +516,22 @@ mod tests {
         let (spool, metrics) = open_in(dir.path());
         assert_eq!(bodies(&spool), ["common", "copy 1", "copy 2"]);
         assert_eq!(reported(&metrics), "2");
+    }
+
+    #[tokio::test]
+    async fn a_removed_mark_is_written_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut spool, _) = open_in(dir.path());
+        append(&mut spool, b"one").await;
+        fs::remove_file(dir.path().join("spool.mark")).unwrap();
+        spool.writer.aside_measured_at -= Duration::from_secs(5);
+        spool.writer.probe();
+        append(&mut spool, b"two").await;
+        let dir = killed(dir.path());
+        for name in ["spool.db", "spool.db-wal", "spool.db-shm"] {
+            fs::remove_file(dir.path().join(name)).unwrap();
+        }
+        assert_eq!(reported(&open_in(dir.path()).1), "2");
     }
 
     #[tokio::test]
