@@ -108,12 +108,19 @@ async fn a_browser_logs_in_with_a_token_and_out_again() {
     );
     // A client that is not a browser gets a problem, as before.
     assert_eq!(receiver.get("/executions").await.status(), 401);
-    assert!(browser.text("/login?next=%2Fbulks").await.contains("value=\"/bulks\""));
+    let page = browser.text("/login?next=%2Fbulks").await;
+    assert!(page.contains("value=\"/bulks\""), "{page}");
+    assert!(
+        page.contains("<code>workflow-receiver admin-token</code> prints <code>admin.token</code>."),
+        "{page}"
+    );
 
     for wrong in ["", "wrong", READER.trim_end_matches('1')] {
         let answer = browser.post("/login", &[("token", wrong)]).await;
         assert_eq!(answer.status(), 401, "{wrong}");
         assert!(!answer.headers().contains_key("set-cookie"));
+        let page = answer.text().await.unwrap();
+        assert!(page.contains("This token is not valid. It may have been replaced."), "{page}");
     }
     let foreign = browser.client.post(format!("{}/login", receiver.admin)).body(form(&[("token", READER)]));
     assert_eq!(foreign.header("sec-fetch-site", "cross-site").send().await.unwrap().status(), 403);

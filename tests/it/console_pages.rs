@@ -427,12 +427,6 @@ async fn a_mapping_is_previewed_and_then_recorded() {
     assert!(preview.contains(advice), "{preview}");
     let preview = text(&page(&receiver, &format!("{entry}?map.execution_id=run&preview=1")).await);
     assert!(preview.contains("The body has no key run execution_id is missing or null"), "{preview}");
-    for (source, hint) in [("run.id", true), ("%24.run.id", true), ("run/id", true), ("/run/id", false)] {
-        let preview = text(&page(&receiver, &format!("{entry}?map.execution_id={source}&preview=1")).await);
-        let shown = "To read a key in an object, enter its JSON pointer: /run/id";
-        assert!(preview.contains("The body has no "), "{source}: {preview}");
-        assert_eq!(preview.contains(shown), hint, "{source}: {preview}");
-    }
     let other = format!("/quarantine/{}?preview=1", ids[3]);
     let preview = text(&page(&receiver, &other).await);
     let all = "execution_id is missing or null workflow_id is missing or null status is missing or null";
@@ -507,12 +501,39 @@ async fn a_mapping_is_previewed_and_then_recorded() {
     assert_eq!(actions, expected);
     let target = audit[0]["target"].as_str().unwrap();
     assert!(target.ends_with(" --map execution_id=executionId --map bulk_id=bulkId"), "{target}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_audit_log_shows_who_dropped_which_entries() {
+    let receiver = TestReceiver::start().await;
+    receiver.post(r#"{"execution_id":"x","workflow_id":"w"}"#).await;
+    receiver.wait_until_recorded().await;
+    let reason = "/quarantine?reason=%60status%60+is+missing+or+null";
+    submit(&receiver, reason, "/quarantine/drop", &[]).await;
     let log = text(&page(&receiver, "/audit").await);
-    assert!(
-        log.contains("an operator without a token quarantine.drop_reason status is missing or null"),
-        "{log}"
-    );
-    assert!(!log.contains('`'), "{log}");
+    let row = "an operator without a token quarantine.drop_reason status is missing or null Dropped 1";
+    assert!(log.contains(row) && !log.contains('`'), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_path_in_a_mapping_leads_to_its_json_pointer() {
+    let receiver = TestReceiver::start().await;
+    assert_eq!(receiver.post(r#"{"data":{"run":"7"}}"#).await.status(), 422);
+    receiver.wait_until_recorded().await;
+    for (source, hint) in [
+        ("data.run", Some("/data/run")),
+        ("%24.data.run", Some("/data/run")),
+        ("data/run", Some("/data/run")),
+        ("/data/other", None),
+        ("run", None),
+    ] {
+        let path = format!("/quarantine/1?map.execution_id={source}&preview=1");
+        let preview = text(&page(&receiver, &path).await);
+        assert!(preview.contains("The body has no "), "{source}: {preview}");
+        let text = "To read a key in an object, enter its JSON pointer: ";
+        assert_eq!(preview.contains(text), hint.is_some(), "{source}: {preview}");
+        assert!(hint.is_none_or(|hint| preview.contains(&format!("{text}{hint}"))), "{source}: {preview}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use sender_stand_in::demo::{self, Demo};
 use sender_stand_in::{Options, StandIn};
-use workflow_receiver::config::Secrets;
+use workflow_receiver::config::{Secret, Secrets};
 
 use crate::support::receiver::TestReceiver;
 use crate::support::wait::until;
 
 const SECRET: &str = "webhook-secret-of-the-test";
+const ADMIN_TOKEN: &str = "an-admin-token-of-the-test";
 
 /// What a newcomer finds in the console, each `true` or `false`.
 const SHOWN: &str = "SELECT
@@ -34,6 +35,7 @@ async fn the_demo_fills_every_page_of_the_console() {
     let stand_in = StandIn::start(listen, options).await.unwrap();
     let receiver = TestReceiver::start_with(|settings| {
         settings.auth.webhook_secrets = Secrets::of(&[SECRET]);
+        settings.admin.token = Secret::from(ADMIN_TOKEN);
         settings.eachlabs.api_key = (&*api_key).into();
         settings.eachlabs.base_url = stand_in.base_url();
         settings.reconcile.interval = Duration::from_millis(200);
@@ -43,7 +45,7 @@ async fn the_demo_fills_every_page_of_the_console() {
     let demo = Demo {
         webhook_url: receiver.url.clone(),
         admin_url: receiver.admin.clone(),
-        admin_token: None,
+        admin_token: Some(ADMIN_TOKEN.to_owned()),
         first_order: 1_000,
         webhook_secret: SECRET.to_owned(),
         second: Duration::from_millis(50),

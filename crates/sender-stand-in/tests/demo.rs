@@ -80,3 +80,13 @@ fn the_receiver_has_data_of_its_own_and_is_stopped_with_one_signal() {
         }
     }
 }
+
+#[test]
+fn with_login_the_console_requires_one_of_two_tokens() {
+    let receiver = "env >environment; exit 3";
+    let dir = directory("login", receiver);
+    error(&demo(&dir).env("LOGIN", "1").output().unwrap());
+    let environment = fs::read_to_string(dir.join("environment")).unwrap();
+    let tokens = "RECEIVER__ADMIN__TOKENS=olga:operate:demo-token-that-may-operate,rita:read:demo-token-that-may-read\n";
+    assert!(environment.contains(tokens), "{environment}");
+}
