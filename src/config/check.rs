@@ -10,7 +10,8 @@ impl Settings {
         const KIB: u64 = 1 << 10;
         const MIB: u64 = 1 << 20;
         let (min, max) = (Duration::from_millis(100), Duration::from_mins(10));
-        check_range("http.max_body_bytes", self.http.max_body_bytes, KIB, 256 * MIB)?;
+        // A retry of a quarantined body stores it as text in jsonb: twice its size, and less than 256 MiB.
+        check_range("http.max_body_bytes", self.http.max_body_bytes, KIB, 100 * MIB)?;
         let (body, in_flight) = (self.http.max_body_bytes as u64, self.http.max_bytes_in_flight);
         check_range("http.max_bytes_in_flight", in_flight, body, u64::from(u32::MAX))?;
         check_range("http.max_connections", self.http.max_connections, 16, 1_000_000)?;

@@ -227,6 +227,11 @@ pub enum SpoolError {
 }
 
 impl SpoolError {
+    fn is_disk_full(&self) -> bool {
+        let (Self::Damaged(error) | Self::Disk(error)) = self else { return false };
+        error.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull)
+    }
+
     /// For `map_err`: an I/O error on the directory or file `path`.
     fn at(path: &Path) -> impl Fn(io::Error) -> Self {
         |source| {

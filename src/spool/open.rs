@@ -74,7 +74,7 @@ pub(crate) fn open(
     }
     // An error is ignored: on a full disk, the next start reports the same losses again.
     let _ = losses::store(&connection);
-    absorb::absorb(&path, &connection, None, metrics, &reconciled_until, &mut || ())?;
+    let absorbed = absorb::absorb(&path, &connection, None, metrics, &reconciled_until, &mut || ())?;
     let unverified = row::unverified(&connection)?;
     let reader_connection = reader::connect(&path)?;
     let files = OpenFiles::new(dir, Arc::new(directory), Arc::new(database)).map_err(SpoolError::at(dir))?;
@@ -87,7 +87,7 @@ pub(crate) fn open(
     let (acks, acked) = AckHandle::new(status.acked_seq);
     let (publisher, status_receiver) = watch::channel(status);
     let channels = Channels { intake: intake.clone(), acked, status: publisher, reader: to_reader };
-    let writer = Writer::new(
+    let mut writer = Writer::new(
         connection,
         status,
         files,
@@ -96,5 +96,6 @@ pub(crate) fn open(
         metrics.clone(),
         reconciled_until.clone(),
     )?;
+    writer.set_needs_space(absorbed.needs_space);
     Ok(Spool { unverified, handle, reader, acks, status: status_receiver, intake, writer, reconciled_until })
 }

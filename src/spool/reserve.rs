@@ -47,6 +47,10 @@ impl Reserve {
     }
 }
 
+pub(super) fn exists(dir: &Path) -> bool {
+    dir.join(NAME).exists()
+}
+
 /// Removes the file of an earlier run.
 pub(super) fn remove(dir: &Path) {
     let _ = fs::remove_file(dir.join(NAME));

@@ -7,7 +7,7 @@ use rustix::fs::statvfs;
 use rustix::process::{Resource, getrlimit};
 use time::OffsetDateTime;
 
-use super::recovery::wal;
+use super::recovery::{copy, wal};
 use super::row::from_micros;
 use super::{Seq, reserve};
 use crate::config;
@@ -67,5 +67,25 @@ pub(super) fn max_bytes(settings: &config::Spool) -> u64 {
 
 /// Whether the disk has less free space than a small delivery needs.
 pub(super) fn is_disk_full(dir: &Path) -> bool {
-    statvfs(dir).is_ok_and(|disk| disk.f_bavail.saturating_mul(disk.f_frsize) < MIN_FREE)
+    free_bytes(dir).is_some_and(|free| free < MIN_FREE)
+}
+
+/// Checks that a transaction of rescued deliveries has space beside the reserve file: in the write-ahead log and in the
+/// database.
+///
+/// # Errors
+/// [`rusqlite::ErrorCode::DiskFull`]
+pub(super) fn check_space_to_add(dir: &Path, connection: &Connection) -> rusqlite::Result<()> {
+    let reserved = if reserve::exists(dir) { reserve::SIZE } else { 0 };
+    let unused = measure(connection)?.unused;
+    let needed = reserve::SIZE + 2 * copy::MAX_ADDED_BYTES as u64;
+    if free_bytes(dir).is_none_or(|free| free + reserved + unused >= needed) {
+        return Ok(());
+    }
+    Err(rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_FULL), None))
+}
+
+/// The free space of the disk in bytes.
+fn free_bytes(dir: &Path) -> Option<u64> {
+    statvfs(dir).ok().map(|disk| disk.f_bavail.saturating_mul(disk.f_frsize))
 }

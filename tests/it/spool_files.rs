@@ -668,6 +668,33 @@ async fn a_rescue_on_a_full_disk_waits_for_space_and_loses_nothing() {
     process.terminate();
 }
 
+/// A file of rescued deliveries that does not fit on the disk a second time.
+#[tokio::test(flavor = "multi_thread")]
+async fn rescued_deliveries_are_added_in_parts_on_a_small_disk() {
+    let dir = TempDir::new().unwrap();
+    let Some(disk) = SmallDisk::mount(&dir.path().join("disk")) else { return };
+    let spool = disk.0.join("spool");
+    let mut process = start(&disk.0);
+    for n in 0..40 {
+        post_until_accepted_with_size(&process, &format!("rescued-{n}"), 1 << 20).await;
+    }
+    process.terminate();
+    fs::rename(spool.join("spool.db"), spool.join("spool.db.rescued-1")).unwrap();
+    fs::remove_file(spool.join("spool.mark")).unwrap();
+    let database = new_database().await;
+    let mut command = program(&disk.0);
+    command.env("RECEIVER__SPOOL__DIR", &spool).env("DATABASE_URL", url(&database));
+    let mut process = Process::start(&mut command);
+    process.wait_for("too little space to add all rescued deliveries");
+    post_until_accepted(&process, "meanwhile").await;
+    until_rows(&database, "SELECT FROM executions", 41).await;
+    until(async || !spool.join("spool.db.rescued-1").exists()).await;
+    let duplicates = rows(&database, "SELECT execution_id FROM executions WHERE deliveries > 1").await;
+    assert_eq!(duplicates, Vec::<serde_json::Value>::new());
+    assert_eq!(process.counter("spool_unreadable_total").await, 0);
+    process.terminate();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_start_and_a_rescue_on_a_full_disk_use_the_space_of_the_reserve_file() {
     let dir = TempDir::new().unwrap();

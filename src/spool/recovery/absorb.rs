@@ -6,19 +6,27 @@ use std::path::Path;
 
 use rusqlite::Connection;
 
-use super::copy::{Copier, CopyResult};
+use super::copy::{Copier, CopyResult, Progress};
 use super::salvage::{SalvagePlan, copy_readable};
 use super::wal::HEADER_BYTES;
 use crate::metrics::Metrics;
 use crate::spool::files::{self, RESCUED, with_suffix};
 use crate::spool::mark::Mark;
-use crate::spool::{ReconciledUntil, SpoolError, schema};
+use crate::spool::{ReconciledUntil, SpoolError, schema, usage};
+
+/// The result of [`absorb`].
+#[derive(Debug, Default)]
+pub(in crate::spool) struct Absorbed {
+    /// The mark of another spool, if none of the files belongs to it, and all files were added.
+    pub(in crate::spool) unclaimed_mark: Option<Mark>,
+    /// The disk has too little space for the other files.
+    pub(in crate::spool) needs_space: bool,
+}
 
 /// Copies the deliveries of all rescued files into the spool. A file that was read to its end is then removed. A damaged one
-/// is renamed to `spool.db.damaged-N`, so that no later start reads it again. After a crash in between, some deliveries
-/// are recorded twice, which is harmless. After an error the start continues, and the file stays for the next start. `mark` is
-/// the mark of another spool that appeared in the directory. Returns it if none of the files belongs to it, and all files were added.
-/// `after_commit` is called after each transaction.
+/// is renamed to `spool.db.damaged-N`, so that no later start reads it again. A start after a crash continues the copy. After an
+/// error the file stays for the next start. `mark` is the mark of another spool that appeared in the directory. `after_commit` is
+/// called after each transaction.
 pub(in crate::spool) fn absorb(
     path: &Path,
     to: &Connection,
@@ -26,19 +34,30 @@ pub(in crate::spool) fn absorb(
     metrics: &Metrics,
     reconciled_until: &ReconciledUntil,
     after_commit: &mut dyn FnMut(),
-) -> Result<Option<Mark>, SpoolError> {
+) -> Result<Absorbed, SpoolError> {
     let oldest_received_at = mark.and_then(|mark| mark.oldest_received_at);
+    let dir = path.parent().unwrap_or(Path::new("."));
+    let mut after_commit = || {
+        after_commit();
+        usage::check_space_to_add(dir, to)
+    };
     for rescued in files::of_kind(path, RESCUED).map_err(SpoolError::at(path))? {
         let set_back = || reconciled_until.set_back(oldest_received_at);
-        if let Err(error) = absorb_file(path, &rescued, to, &mut mark, metrics, set_back, after_commit) {
-            mark = None;
+        let added = usage::check_space_to_add(dir, to).map_err(SpoolError::from);
+        let added = added
+            .and_then(|()| absorb_file(path, &rescued, to, &mut mark, metrics, set_back, &mut after_commit));
+        if let Err(error) = added {
             if !to.is_autocommit() {
                 to.execute_batch("ROLLBACK")?;
             }
+            if error.is_disk_full() {
+                return Ok(Absorbed { unclaimed_mark: None, needs_space: true });
+            }
+            mark = None;
             tracing::error!(%error, file = %rescued.display(), "rescued deliveries cannot be read now: the next start tries again");
         }
     }
-    Ok(mark)
+    Ok(Absorbed { unclaimed_mark: mark, needs_space: false })
 }
 
 fn absorb_file(
@@ -48,7 +67,7 @@ fn absorb_file(
     mark: &mut Option<Mark>,
     metrics: &Metrics,
     set_back: impl FnOnce(),
-    after_commit: &mut dyn FnMut(),
+    after_commit: &mut dyn FnMut() -> rusqlite::Result<()>,
 ) -> Result<(), SpoolError> {
     let file = match files::lock_database(rescued) {
         Err(SpoolError::InUse(_)) => {
@@ -79,7 +98,8 @@ fn absorb_file(
         if let Some(mark) = mark.take_if(is_own) {
             result.consider(mark.last_seq, mark.acked_seq);
         }
-        let mut copier = Copier::new(to, after_commit)?.append();
+        let name = rescued.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let mut copier = Copier::new(to, after_commit)?.append().resume(Progress::read(to, name)?);
         copier.copy(&from, &mut result)?;
         copier.finish()?;
         (result.saved, result.lost(), result.complete)

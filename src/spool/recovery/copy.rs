@@ -13,6 +13,8 @@ const MAX_TRIES: usize = 1_000_000;
 /// Maximum size of a transaction.
 const MAX_TRANSACTION_ROWS: usize = 2_000;
 const MAX_TRANSACTION_BYTES: usize = 16 << 20;
+/// The same for a spool in use: it has little space on a small disk.
+pub(in crate::spool) const MAX_ADDED_BYTES: usize = 2 << 20;
 
 /// The result of copying one spool from one or several sources.
 #[derive(Debug, Default)]
@@ -49,14 +51,52 @@ impl CopyResult {
 /// Writes deliveries in transactions of bounded size. Read errors are expected; a write error ends the copy.
 pub(in crate::spool) struct Copier<'c> {
     to: &'c Connection,
-    /// Called after each full transaction.
-    after_commit: &'c mut dyn FnMut(),
+    /// Called after each full transaction. An error ends the copy.
+    after_commit: &'c mut dyn FnMut() -> rusqlite::Result<()>,
     rows: usize,
     bytes: usize,
+    max_bytes: usize,
+    progress: Option<Progress>,
+    /// Whether the source is read in the order of its numbers.
+    is_ascending: bool,
     /// The last number of the current source: larger numbers are damage.
     end: Option<Seq>,
     /// Deliveries get new numbers.
     append: bool,
+}
+
+/// How far a rescued file was copied, so that a start after a crash or a full disk continues there. Stored with each transaction,
+/// as rows of `sqlite_sequence`.
+#[derive(Debug)]
+pub(in crate::spool) struct Progress {
+    /// The name of the file.
+    file: String,
+    seq: Seq,
+    /// [`CopyResult::unacked`] so far.
+    unacked: u64,
+}
+
+impl Progress {
+    pub(in crate::spool) fn read(to: &Connection, file: String) -> rusqlite::Result<Self> {
+        let mut select = to.prepare("SELECT seq FROM sqlite_sequence WHERE name = ?")?;
+        let mut read = |what: &str| select.query_row([format!("{what} {file}")], |row| row.get(0)).optional();
+        let (seq, unacked) = (read("copied up to")?.unwrap_or(0), read("unacked")?.unwrap_or(0));
+        Ok(Self { file, seq, unacked: u64::try_from(unacked).unwrap_or(0) })
+    }
+
+    fn store(&self, to: &Connection) -> rusqlite::Result<()> {
+        self.remove(to)?;
+        let mut insert = to.prepare_cached("INSERT INTO sqlite_sequence (name, seq) VALUES (?, ?)")?;
+        insert.execute((format!("copied up to {}", self.file), self.seq))?;
+        insert.execute((format!("unacked {}", self.file), i64::try_from(self.unacked).unwrap_or(0)))?;
+        Ok(())
+    }
+
+    pub(in crate::spool) fn remove(&self, to: &Connection) -> rusqlite::Result<()> {
+        let mut delete = to.prepare_cached("DELETE FROM sqlite_sequence WHERE name IN (?, ?)")?;
+        delete.execute((format!("copied up to {}", self.file), format!("unacked {}", self.file)))?;
+        Ok(())
+    }
 }
 
 type Numbered = (Seq, SpoolRow<Vec<u8>>);
@@ -64,19 +104,38 @@ type Numbered = (Seq, SpoolRow<Vec<u8>>);
 impl<'c> Copier<'c> {
     pub(in crate::spool) fn new(
         to: &'c Connection,
-        after_commit: &'c mut dyn FnMut(),
+        after_commit: &'c mut dyn FnMut() -> rusqlite::Result<()>,
     ) -> rusqlite::Result<Self> {
         to.execute_batch("BEGIN IMMEDIATE")?;
-        Ok(Self { to, after_commit, rows: 0, bytes: 0, end: None, append: false })
+        let (rows, bytes, max_bytes) = (0, 0, MAX_TRANSACTION_BYTES);
+        Ok(Self {
+            to,
+            after_commit,
+            rows,
+            bytes,
+            max_bytes,
+            progress: None,
+            is_ascending: true,
+            end: None,
+            append: false,
+        })
     }
 
     /// For a target that already has deliveries: copied deliveries get new numbers after the existing ones.
     pub(in crate::spool) fn append(self) -> Self {
-        Self { append: true, ..self }
+        Self { append: true, max_bytes: MAX_ADDED_BYTES, ..self }
+    }
+
+    /// Continues an earlier copy.
+    pub(in crate::spool) fn resume(self, progress: Progress) -> Self {
+        Self { progress: Some(progress), ..self }
     }
 
     /// Commits the last rows.
     pub(in crate::spool) fn finish(self) -> rusqlite::Result<()> {
+        if let Some(progress) = &self.progress {
+            progress.remove(self.to)?;
+        }
         self.to.execute_batch("COMMIT")
     }
 
@@ -97,9 +156,11 @@ impl<'c> Copier<'c> {
         // If only `missing` is damaged, `seq` is still used.
         let acked = numbers("SELECT seq, missing FROM acked").or_else(|| numbers("SELECT seq, 0 FROM acked"));
         result.acked = result.acked.max(acked);
+        result.unacked += self.progress.as_ref().map_or(0, |progress| progress.unacked);
         let (complete, last) = self.walk(from, "ORDER BY seq", result)?;
         result.complete = complete;
         if !complete {
+            self.is_ascending = false;
             // Reads from the other end, and then each number in between.
             let (_, first) = self.walk(from, "ORDER BY seq DESC", result)?;
             let end = first.or(self.end.map(|end| end + 1)).unwrap_or(0);
@@ -123,7 +184,9 @@ impl<'c> Copier<'c> {
         result: &mut CopyResult,
     ) -> rusqlite::Result<(bool, Option<Seq>)> {
         let mut last = None;
-        let Ok(mut statement) = from.prepare(&format!("{SELECT} {order}")) else {
+        let copied = self.progress.as_ref().map_or(0, |progress| progress.seq);
+        let copied = if copied > 0 { format!("WHERE seq > {copied}") } else { String::new() };
+        let Ok(mut statement) = from.prepare(&format!("{SELECT} {copied} {order}")) else {
             return Ok((false, None));
         };
         let Ok(mut rows) = statement.query([]) else { return Ok((false, None)) };
@@ -142,7 +205,25 @@ impl<'c> Copier<'c> {
     }
 
     /// Writes a delivery under its number. It gets a new number when its own is damaged or in use, or with [`Self::append`].
-    fn save(&mut self, (seq, row): Numbered, result: &mut CopyResult) -> rusqlite::Result<()> {
+    fn save(&mut self, delivery: Numbered, result: &mut CopyResult) -> rusqlite::Result<()> {
+        let seq = delivery.0;
+        self.insert(delivery, result)?;
+        if let Some(progress) = self.progress.as_mut().filter(|_| self.is_ascending) {
+            (progress.seq, progress.unacked) = (seq, result.unacked);
+        }
+        if self.rows >= MAX_TRANSACTION_ROWS || self.bytes >= self.max_bytes {
+            if let Some(progress) = &self.progress {
+                progress.store(self.to)?;
+            }
+            self.to.execute_batch("COMMIT")?;
+            (self.rows, self.bytes) = (0, 0);
+            (self.after_commit)()?;
+            self.to.execute_batch("BEGIN IMMEDIATE")?;
+        }
+        Ok(())
+    }
+
+    fn insert(&mut self, (seq, row): Numbered, result: &mut CopyResult) -> rusqlite::Result<()> {
         let plausible = (1..=self.end.unwrap_or(MAX_SEQ)).contains(&seq);
         let same = "SELECT checksum = ? AND body = ? FROM deliveries WHERE seq = ?";
         let mut same = self.to.prepare_cached(same)?;
@@ -162,12 +243,6 @@ impl<'c> Copier<'c> {
         result.unacked += u64::from(!plausible || seq > result.acked.unwrap_or_default().0);
         self.rows += 1;
         self.bytes += row.body.len();
-        if self.rows >= MAX_TRANSACTION_ROWS || self.bytes >= MAX_TRANSACTION_BYTES {
-            self.to.execute_batch("COMMIT")?;
-            (self.rows, self.bytes) = (0, 0);
-            (self.after_commit)();
-            self.to.execute_batch("BEGIN IMMEDIATE")?;
-        }
         Ok(())
     }
 }

@@ -179,7 +179,11 @@ impl LostSpool<'_> {
         // Before the copy: a delivery that gets a new number must get one that the recorder has not read yet.
         losses::begin_copy(&target, self.last_seq, self.acked_seq)?;
         schema::add_runs(&target, self.runs)?;
-        let mut copier = Copier::new(&target, after_commit)?;
+        let mut after_commit = || {
+            after_commit();
+            Ok(())
+        };
+        let mut copier = Copier::new(&target, &mut after_commit)?;
         let mut result = CopyResult::default();
         result.consider(self.last_seq, self.acked_seq);
         if overwritten == Overwritten::None

@@ -93,6 +93,9 @@ impl Writer {
         if self.aside_measured_at.elapsed() >= PROBE_INTERVAL {
             self.measure_aside();
             self.restore_mark();
+            if self.needs_space && usage::check_space_to_add(&self.dir, &self.connection).is_ok() {
+                self.add_rescued(None);
+            }
         }
         let rejecting = self.status.rejecting.is_some();
         if !rejecting && self.wrote_at.elapsed() < PROBE_INTERVAL {

@@ -9,7 +9,7 @@ use crate::delivery::RejectReason;
 use crate::spool::files::{DATABASE, FileFault, FileSizes};
 use crate::spool::mark::{Mark, MarkFile};
 use crate::spool::positions::StoredPositions;
-use crate::spool::recovery::absorb;
+use crate::spool::recovery::absorb::{self, Absorbed};
 use crate::spool::recovery::rescue::{LostSpool, RescuedSpool};
 use crate::spool::reserve::Reserve;
 use crate::spool::{SpoolError, SpoolStatus, Unwritable, losses, schema, usage};
@@ -128,37 +128,15 @@ impl Writer {
         let lost_identity = std::mem::replace(&mut self.identity, identity);
         self.run_is_stored = true;
         // A spool of another receiver may have had the name of this one.
-        let intake = &self.channels.intake;
-        let absorbed = absorb::absorb(
-            &self.dir.join(DATABASE),
-            &self.connection,
-            mark_of_other,
-            &self.metrics,
-            &self.reconciled_until,
-            &mut || {
-                intake.writing();
-                intake.reject_pending();
-            },
-        );
-        if let Ok(Some(mark)) = absorbed
-            && mark.identity != lost_identity
-            && mark.unacked() > 0
+        self.status.wal_bytes = 0;
+        let unclaimed_mark = self.add_rescued(mark_of_other);
+        if let Some(mark) = unclaimed_mark.filter(|mark| mark.identity != lost_identity && mark.unacked() > 0)
         {
             self.reconciled_until.set_back(mark.oldest_received_at);
             losses::count(mark.unacked(), &self.metrics);
         }
-        if let Err(error) = absorbed.and_then(|_| self.read_last_seq()) {
-            tracing::error!(%error, "rescued deliveries cannot be read now: the next start tries again");
-        }
         // Not before: SQLite must not open overwritten files a second time while the reader has them open.
         old_files.unlock_for(&files);
-        self.status.wal_bytes = 0;
-        if let Ok(positions) = StoredPositions::read(&self.connection) {
-            self.positions = positions;
-        }
-        if let Ok(usage) = usage::measure(&self.connection) {
-            self.apply_usage(&usage);
-        }
         self.measure_aside();
         // A fault is ignored here: the check before the next write finds it again.
         let _ = self.confirm_files();
@@ -170,10 +148,46 @@ impl Writer {
         self.set_rejecting(None, None);
     }
 
-    fn read_last_seq(&mut self) -> Result<(), SpoolError> {
-        let last_seq = Self::read_status(&self.connection)?.last_seq;
-        self.status.last_seq = self.status.last_seq.max(last_seq);
-        Ok(())
+    /// Adds the deliveries of rescued files. `mark` and the returned one: [`absorb::absorb`].
+    pub(super) fn add_rescued(&mut self, mark: Option<Mark>) -> Option<Mark> {
+        let intake = &self.channels.intake;
+        let absorbed = absorb::absorb(
+            &self.dir.join(DATABASE),
+            &self.connection,
+            mark,
+            &self.metrics,
+            &self.reconciled_until,
+            &mut || {
+                intake.writing();
+                intake.reject_pending();
+            },
+        );
+        let absorbed = absorbed.and_then(|absorbed| {
+            let last_seq = Self::read_status(&self.connection)?.last_seq;
+            self.status.last_seq = self.status.last_seq.max(last_seq);
+            Ok(absorbed)
+        });
+        let absorbed = absorbed.unwrap_or_else(|error| {
+            tracing::error!(%error, "rescued deliveries cannot be read now: the next start tries again");
+            Absorbed::default()
+        });
+        self.set_needs_space(absorbed.needs_space);
+        if let Ok(positions) = StoredPositions::read(&self.connection) {
+            self.positions = positions;
+        }
+        if let Ok(usage) = usage::measure(&self.connection) {
+            self.apply_usage(&usage);
+        }
+        absorbed.unclaimed_mark
+    }
+
+    pub(in crate::spool) fn set_needs_space(&mut self, needs_space: bool) {
+        if needs_space && !self.needs_space {
+            tracing::error!(
+                "the disk has too little space to add all rescued deliveries (spool.db.rescued-…): they are added when it has space"
+            );
+        }
+        self.needs_space = needs_space;
     }
 }
 
