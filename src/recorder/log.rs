@@ -7,6 +7,7 @@ use time::OffsetDateTime;
 use tracing::field::display;
 
 use super::{Recorder, RecorderHealth};
+use crate::auth::AuthMethod;
 use crate::db::{DbError, RecordItem};
 use crate::delivery::Disposition;
 use crate::logging::LineLimit;
@@ -65,7 +66,6 @@ impl Recorder {
                     "a webhook that cannot be recorded is stored in quarantine"
                 ),
                 Disposition::Unverified => {
-                    self.unverified_stored.notify_one();
                     tracing::debug!(trace_id, "an unsigned delivery waits for its verification");
                 }
                 // There may be many, so they are logged together.
@@ -85,6 +85,7 @@ impl Recorder {
                 );
             }
         }
+        self.count_unverified(items);
         self.metrics.quarantine_dropped.inc_by(dropped);
         self.shared.quarantine_dropped.add(dropped);
         self.shared.conflicts_dropped.add(conflicts_dropped);
@@ -92,6 +93,18 @@ impl Recorder {
         if let Some(oldest) = items.iter().map(|item| item.delivery().received_at).min() {
             self.metrics.batch_recorded(items.len(), oldest);
         }
+    }
+
+    fn count_unverified(&self, items: &[RecordItem<'_>]) {
+        self.unverified.send_if_modified(|recorded| {
+            let before = recorded.rows;
+            for delivery in items.iter().map(RecordItem::delivery) {
+                if delivery.authenticated_by == Some(AuthMethod::Unverified) {
+                    recorded.add(delivery.body.len());
+                }
+            }
+            recorded.rows > before
+        });
     }
 
     /// Logs the numbers of dropped deliveries that `number` returns: [`LineLimit::due`], or [`LineLimit::rest`] at the end.

@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::try_join_all;
 use time::OffsetDateTime;
-use tokio::sync::{Mutex, Notify, watch};
+use tokio::sync::{Mutex, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -40,7 +40,7 @@ pub(crate) use self::view::RecorderView;
 use crate::db::{Bounds, ConnectionPool, DbError};
 use crate::logging::LineLimit;
 use crate::metrics::Metrics;
-use crate::spool::{AckHandle, BatchLimits, Reader, Seq, SpoolError, SpoolStatus};
+use crate::spool::{AckHandle, BatchLimits, Reader, Seq, SpoolError, SpoolStatus, UnverifiedSize};
 use crate::traces::Traces;
 
 /// The state of recording, for health checks.
@@ -70,8 +70,8 @@ pub(crate) struct Recorder {
     pub(crate) spool: watch::Receiver<SpoolStatus>,
     pub(crate) health: watch::Sender<RecorderHealth>,
     pub(crate) sequencer: Sequencer,
-    /// Notified after an unverified delivery was stored.
-    pub(crate) unverified_stored: Arc<Notify>,
+    /// The unsigned deliveries that were recorded since the start, whatever their disposition.
+    pub(crate) unverified: watch::Sender<UnverifiedSize>,
     /// Cancelled when the time to drain the spool is over.
     pub(crate) give_up: CancellationToken,
     pub(crate) shared: SharedState,

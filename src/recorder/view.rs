@@ -3,7 +3,7 @@
 use tokio::sync::watch;
 
 use super::RecorderHealth;
-use crate::spool::{Seq, SpoolStatus};
+use crate::spool::{Seq, SpoolStatus, UnverifiedSize};
 
 /// The state and the progress of recording.
 #[derive(Debug, Clone)]
@@ -11,6 +11,9 @@ pub(crate) struct RecorderView {
     pub(crate) health: watch::Receiver<RecorderHealth>,
     pub(crate) spool: watch::Receiver<SpoolStatus>,
     pub(crate) acked: watch::Receiver<Seq>,
+    /// The unsigned deliveries that were recorded since the start. Those after a stuck delivery count, too, although they are
+    /// not acked.
+    pub(crate) unverified: watch::Receiver<UnverifiedSize>,
 }
 
 impl RecorderView {

@@ -7,7 +7,7 @@ use futures_util::FutureExt;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use strum::VariantArray;
 use tokio::net::TcpListener;
-use tokio::sync::{Mutex, Notify, watch};
+use tokio::sync::{Mutex, watch};
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio_util::sync::CancellationToken;
 
@@ -66,12 +66,18 @@ impl Server {
         let read_connections = settings.admin.read_connections;
         let read_pool = query_pool(settings, database.clone(), "workflow-receiver reading", read_connections);
         let (recorder_health, recording) = watch::channel(RecorderHealth::default());
+        let (unverified_recorded, unverified) = watch::channel(UnverifiedSize::default());
         let shared = Shared {
             settings,
             metrics: metrics.clone(),
             traces,
             recording_pool: Arc::new(recording_pool(&settings.database, database.clone())),
-            recorder: RecorderView { health: recording, spool: spool_status, acked: acks.subscribe() },
+            recorder: RecorderView {
+                health: recording,
+                spool: spool_status,
+                acked: acks.subscribe(),
+                unverified,
+            },
             read_pool: Arc::new(read_pool),
             credentials: credentials.clone(),
             requests: Limiter::new(settings.http.max_requests),
@@ -84,10 +90,9 @@ impl Server {
         let progress = Progress(shared.recorder.clone());
 
         // The parts, and the tasks that measure or follow them.
-        let unverified_stored = Arc::<Notify>::default();
-        let (recorder, stuck, numbered) = shared.recorder(acks, recorder_health, unverified_stored.clone());
+        let (recorder, stuck, numbered) = shared.recorder(acks, recorder_health, unverified_recorded);
         let (pruner, retention) = shared.pruner();
-        let (verifier, meter) = shared.verification(client.as_ref(), own_url.clone(), unverified_stored);
+        let (verifier, meter) = shared.verification(client.as_ref(), own_url.clone());
         let reconciler = client.map(|client| shared.reconciler(client, own_url));
         let observed = Observed {
             recorder: shared.recorder.clone(),
@@ -215,13 +220,12 @@ impl Shared<'_> {
         }
     }
 
-    /// The recorder, its stuck deliveries, and a signal after changes were numbered. `stored` is notified after an unsigned
-    /// delivery was stored.
+    /// The recorder, its stuck deliveries, and a signal after changes were numbered.
     fn recorder(
         &self,
         acks: AckHandle,
         health: watch::Sender<RecorderHealth>,
-        stored: Arc<Notify>,
+        unverified: watch::Sender<UnverifiedSize>,
     ) -> (Recorder, watch::Receiver<StuckStatus>, watch::Receiver<()>) {
         let settings = self.settings;
         let (stuck, stuck_rx) = watch::channel(StuckStatus::default());
@@ -245,7 +249,7 @@ impl Shared<'_> {
             spool: self.recorder.spool.clone(),
             health,
             sequencer,
-            unverified_stored: stored,
+            unverified,
             give_up: self.give_up.clone(),
             shared: recorder::SharedState::new(stuck, acks),
         };
@@ -269,13 +273,11 @@ impl Shared<'_> {
         (pruner, state_rx)
     }
 
-    /// The verifier if the API can be used, and the meter of the waiting deliveries. `stored` is notified after an unsigned
-    /// delivery was stored.
+    /// The verifier if the API can be used, and the meter of the waiting deliveries.
     fn verification(
         &self,
         client: Option<&Client>,
         own_url: Option<OwnUrl>,
-        stored: Arc<Notify>,
     ) -> (Option<Verifier>, UnverifiedMeter) {
         let (settings, status) = (self.settings, self.unverified.status.clone());
         let meter = UnverifiedMeter {
@@ -304,7 +306,6 @@ impl Shared<'_> {
             grace: settings.verification.grace,
             quarantine: settings.quarantine,
             status,
-            stored,
             stop: self.stop.clone(),
             receiver_id: rand::random(),
         });

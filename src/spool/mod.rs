@@ -93,6 +93,19 @@ pub(crate) struct UnverifiedSize {
     pub(crate) bytes: i64,
 }
 
+impl UnverifiedSize {
+    /// Adds a delivery with a body of `bytes`.
+    pub(crate) fn add(&mut self, bytes: usize) {
+        self.rows += 1;
+        self.bytes = self.bytes.saturating_add(i64::try_from(bytes).unwrap_or(i64::MAX));
+    }
+
+    /// Without `other`; rows and bytes are at least 0.
+    pub(crate) fn without(self, other: Self) -> Self {
+        Self { rows: (self.rows - other.rows).max(0), bytes: (self.bytes - other.bytes).max(0) }
+    }
+}
+
 /// What the writer publishes about the spool.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct SpoolStatus {

@@ -21,11 +21,14 @@ pub(crate) struct UnverifiedLimit {
 struct State {
     /// In `unverified_deliveries`, by the latest measurement.
     table: UnverifiedSize,
-    /// Admitted deliveries that may not be in the table yet. When a measurement finds all of them recorded, `later` replaces
-    /// them.
+    /// Admitted deliveries that were not recorded before the latest measurement began. When all of them are acked, `later`
+    /// replaces the rest, because deliveries that the spool rejected or lost are never recorded.
     earlier: UnverifiedSize,
     /// The deliveries that were admitted after `earlier` was last replaced.
     later: UnverifiedSize,
+    /// The deliveries that were recorded from the start until the latest measurement began. `earlier` and `later` are without
+    /// them.
+    recorded: UnverifiedSize,
     /// Whether a delivery was rejected since the latest measurement.
     has_rejected: bool,
 }
@@ -43,15 +46,15 @@ impl UnverifiedLimit {
 
     /// Counts a delivery with a body of `bytes`. False at a limit: then it is not counted.
     pub(crate) fn admit(&self, bytes: usize) -> bool {
-        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
         let mut state = self.state.lock();
-        let sizes = [state.table, state.earlier, state.later];
-        let rows = sizes.iter().fold(1, |rows: i64, size| rows.saturating_add(size.rows));
-        let total = sizes.iter().fold(bytes, |total, size| total.saturating_add(size.bytes));
-        let fits = rows <= self.limits.max_rows && total <= self.limits.max_bytes;
+        let mut later = state.later;
+        later.add(bytes);
+        let sizes = [state.table, state.earlier, later];
+        let rows = sizes.iter().fold(0, |rows: i64, size| rows.saturating_add(size.rows));
+        let bytes = sizes.iter().fold(0, |bytes: i64, size| bytes.saturating_add(size.bytes));
+        let fits = rows <= self.limits.max_rows && bytes <= self.limits.max_bytes;
         if fits {
-            state.later.rows += 1;
-            state.later.bytes += bytes;
+            state.later = later;
         } else {
             state.has_rejected = true;
             // Not only by the next measurement: nothing is measured while PostgreSQL cannot be reached.
@@ -60,12 +63,22 @@ impl UnverifiedLimit {
         fits
     }
 
-    /// Sets the measured size of the table. `earlier_recorded`: before the measurement began, the earlier deliveries were
-    /// recorded. Returns whether a delivery was rejected since the last measurement.
-    pub(super) fn measured(&self, usage: &UnverifiedUsage, earlier_recorded: bool) -> bool {
+    /// Sets the measured size of the table. Before the measurement began, the deliveries of `recorded` were recorded since
+    /// the start, and, with `earlier_acked`, the earlier deliveries were acked. Returns whether a delivery was rejected since
+    /// the last measurement.
+    pub(super) fn measured(
+        &self,
+        usage: &UnverifiedUsage,
+        recorded: UnverifiedSize,
+        earlier_acked: bool,
+    ) -> bool {
         let mut state = self.state.lock();
         state.table = UnverifiedSize { rows: usage.rows, bytes: usage.bytes };
-        if earlier_recorded {
+        let newly_recorded = recorded.without(state.recorded);
+        state.recorded = recorded;
+        state.later = state.later.without(newly_recorded.without(state.earlier));
+        state.earlier = state.earlier.without(newly_recorded);
+        if earlier_acked {
             state.earlier = std::mem::take(&mut state.later);
         }
         std::mem::take(&mut state.has_rejected)
@@ -83,14 +96,20 @@ mod tests {
         let (status, _) = watch::channel(VerificationStatus::default());
         let limit = UnverifiedLimit::new(limits, UnverifiedSize::default(), status);
         assert!(limit.admit(10) && !limit.admit(91), "bytes");
-        let usage = |rows| UnverifiedUsage { rows, ..UnverifiedUsage::default() };
-        assert!(limit.measured(&usage(0), true), "one was rejected");
+        let measured = |rows, recorded, earlier_acked| {
+            let recorded = UnverifiedSize { rows: recorded, bytes: 10 * recorded };
+            let usage = UnverifiedUsage { rows, ..UnverifiedUsage::default() };
+            limit.measured(&usage, recorded, earlier_acked)
+        };
+        assert!(measured(0, 0, true), "one was rejected");
         assert!(limit.admit(10) && limit.admit(10) && !limit.admit(10), "the first may be in the spool");
-        assert!(limit.measured(&usage(0), false) && !limit.admit(10), "none is recorded yet");
-        assert!(limit.measured(&usage(1), true));
-        assert!(!limit.admit(10));
-        assert!(limit.measured(&usage(2), true));
-        assert!(limit.admit(10) && !limit.admit(10));
-        assert!(limit.measured(&usage(0), true) && !limit.measured(&usage(0), true));
+        assert!(measured(0, 0, false) && !limit.admit(10), "none is recorded yet");
+        assert!(measured(1, 1, false) && !limit.admit(10), "one is recorded and waits");
+        assert!(measured(1, 3, false), "a delivery before them is stuck");
+        assert!(limit.admit(10) && limit.admit(10) && !limit.admit(10));
+        assert!(measured(0, 4, false), "one is confirmed, and one is lost");
+        assert!(limit.admit(10) && limit.admit(10) && !limit.admit(10));
+        assert!(measured(0, 6, true) && !measured(0, 6, true));
+        assert!(limit.admit(90) && !limit.admit(11), "no delivery counts any more");
     }
 }

@@ -12,6 +12,7 @@ use super::status::VerificationStatus;
 use crate::db::{ConnectionPool, UnverifiedUsage};
 use crate::metrics::Metrics;
 use crate::recorder::RecorderView;
+use crate::spool::UnverifiedSize;
 
 /// Time between two measurements, with `auth.verify_unsigned` and without it.
 const INTERVAL: Duration = Duration::from_secs(2);
@@ -39,10 +40,12 @@ impl UnverifiedMeter {
         let interval = if self.status.borrow().is_on { INTERVAL } else { INTERVAL_OFF };
         while self.recorder.until_working().await {
             let begun = Instant::now();
-            let earlier_recorded = *self.recorder.acked.borrow() >= last_earlier;
+            // In this order: the recorder counts a delivery as recorded before it is acked.
+            let earlier_acked = *self.recorder.acked.borrow() >= last_earlier;
+            let recorded = *self.recorder.unverified.borrow();
             if let Ok(usage) = self.pool.run(async |db| db.unverified_usage().await).await {
-                self.measured(usage, earlier_recorded);
-                if earlier_recorded {
+                self.measured(usage, recorded, earlier_acked);
+                if earlier_acked {
                     last_earlier = self.recorder.spool.borrow().last_seq;
                 }
                 sleep(pause(begun.elapsed()).max(interval)).await;
@@ -53,8 +56,8 @@ impl UnverifiedMeter {
         }
     }
 
-    fn measured(&self, usage: UnverifiedUsage, earlier_recorded: bool) {
-        let is_full = self.limit.measured(&usage, earlier_recorded);
+    fn measured(&self, usage: UnverifiedUsage, recorded: UnverifiedSize, earlier_acked: bool) {
+        let is_full = self.limit.measured(&usage, recorded, earlier_acked);
         self.metrics.unverified_waiting.set(usage.rows);
         let age =
             usage.oldest_received_at.map(|oldest| (OffsetDateTime::now_utc() - oldest).as_seconds_f64());

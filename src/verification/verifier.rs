@@ -70,8 +70,6 @@ pub(crate) struct Verifier {
     pub(crate) grace: Duration,
     pub(crate) quarantine: config::Quarantine,
     pub(crate) status: watch::Sender<VerificationStatus>,
-    /// Notified after the recorder has stored an unsigned delivery.
-    pub(crate) stored: Arc<Notify>,
     pub(crate) stop: CancellationToken,
     /// Random: marks the claims of this process.
     pub(crate) receiver_id: i64,
@@ -137,8 +135,8 @@ impl Verifier {
     async fn verify(&self, run: &Run) {
         let poll_interval = if self.status.borrow().is_on { POLL_INTERVAL } else { POLL_INTERVAL_OFF };
         let (mut checks, mut in_flight) = (FuturesUnordered::new(), InFlight::default());
+        let mut recorded = self.recorder.unverified.clone();
         loop {
-            let stored = self.stored.notified();
             let limits = self.claim_limits(&in_flight, run.api.is_failing());
             // The recorder reports outages of PostgreSQL.
             for row in self.claim(limits).await.unwrap_or_default() {
@@ -163,7 +161,7 @@ impl Verifier {
                         tracing::debug!("an unsigned webhook cannot be verified now: {error}");
                     }
                 }
-                () = stored => {}
+                Ok(()) = recorded.changed() => {}
                 () = sleep(poll_interval) => {}
             }
         }

@@ -587,6 +587,40 @@ async fn unsigned_webhooks_that_were_answered_503_are_fetched() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn beside_a_stuck_delivery_only_unsigned_webhooks_that_wait_count() {
+    let (stand_in, receiver) = verifying(|settings| {
+        short_timeouts(settings);
+        settings.verification.max_rows = 3;
+    })
+    .await;
+    let accept_signed = async |id: &str| {
+        let body = with(execution(id, "completed"), json!({ "bulk_id": "locked" })).to_string();
+        let now = time::OffsetDateTime::now_utc().unix_timestamp();
+        let request = signed(receiver.client.post(&receiver.url), SECRET, now, &body);
+        assert_eq!(request.send().await.unwrap().status(), 200);
+    };
+    accept_signed("recorded").await;
+    receiver.wait_until_recorded().await;
+    let mut holder = receiver.connection().await;
+    sqlx::raw_sql("BEGIN; SELECT FROM bulks FOR UPDATE").execute(&mut holder).await.unwrap();
+    accept_signed("stuck").await;
+    until(async || receiver.metric("stuck_deliveries").await == 1.0).await;
+
+    for confirmed in 1..=7 {
+        let id = stand_in.begin(&unsigned("", json!({})));
+        stand_in.end(&id);
+        let body = stand_in.body(&id).unwrap().to_string();
+        // 503 until a measurement finds that the earlier ones are recorded.
+        until(async || receiver.post(body.clone()).await.status() == 200).await;
+        let recorded = "SELECT FROM executions WHERE authenticated_by = 'callback'";
+        until(async || receiver.rows_now(recorded).await.len() == confirmed).await;
+    }
+    assert_eq!(receiver.metric("stuck_deliveries").await, 1.0);
+    sqlx::raw_sql("ROLLBACK").execute(&mut holder).await.unwrap();
+    assert_eq!(receiver.rows(EXECUTIONS).await.len(), 9);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn unsigned_webhooks_in_the_spool_count_after_a_start_and_health_reports_the_limit() {
     let mut dir = TempDir::new().unwrap();
     let change = |settings: &mut Settings| {
