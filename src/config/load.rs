@@ -308,7 +308,7 @@ mod tests {
     fn an_error_names_the_key_the_value_and_what_is_allowed() {
         assert_eq!(
             error("RECEIVER__HTTP__MAX_BODY_BYTES", "3"),
-            "http.max_body_bytes = 3: must be from 1024 to 268435456"
+            "http.max_body_bytes = 3: must be from 1024 to 104857600"
         );
         assert_eq!(
             error("RECEIVER__HTTP__LISTEN", "nowhere"),

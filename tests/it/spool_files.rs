@@ -674,7 +674,7 @@ async fn rescued_deliveries_are_added_in_parts_on_a_small_disk() {
     let dir = TempDir::new().unwrap();
     let Some(disk) = SmallDisk::mount(&dir.path().join("disk")) else { return };
     let spool = disk.0.join("spool");
-    let mut process = start(&disk.0);
+    let process = start(&disk.0);
     for n in 0..40 {
         post_until_accepted_with_size(&process, &format!("rescued-{n}"), 1 << 20).await;
     }
@@ -686,6 +686,7 @@ async fn rescued_deliveries_are_added_in_parts_on_a_small_disk() {
     command.env("RECEIVER__SPOOL__DIR", &spool).env("DATABASE_URL", url(&database));
     let mut process = Process::start(&mut command);
     process.wait_for("too little space to add all rescued deliveries");
+    process.wait_for("recording to PostgreSQL");
     post_until_accepted(&process, "meanwhile").await;
     until_rows(&database, "SELECT FROM executions", 41).await;
     until(async || !spool.join("spool.db.rescued-1").exists()).await;

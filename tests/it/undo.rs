@@ -198,7 +198,13 @@ async fn an_undo_restores_the_times_of_the_bulks() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_undo_after_a_repair_removes_the_repaired_cost() {
     let receiver = TestReceiver::start().await;
-    fault_on(&receiver, "executions", "NEW.total_cost IS NOT NULL", &raise("P0001")).await;
+    fault_on(
+        &receiver,
+        "executions",
+        "NEW.execution_id = 'one' AND NEW.total_cost IS NOT NULL",
+        &raise("P0001"),
+    )
+    .await;
     // A delivery is blamed for an error only while others are recorded.
     for body in [body("one", "completed"), execution("good", "completed")] {
         receiver.accept(body).await;

@@ -64,6 +64,7 @@ pub(in crate::spool) struct LostSpool<'w> {
 enum Overwritten {
     None,
     Database,
+    Log,
     DatabaseAndLog,
 }
 
@@ -142,14 +143,17 @@ impl LostSpool<'_> {
             let has_other_identity = table.identity.is_some_and(|identity| identity != self.identity);
             has_other_identity || table.run.is_some() && !table.is_known_to(self.runs)
         };
-        if !SequenceTable::of_database(&self.files.database).is_some_and(is_other) {
-            return Ok(Overwritten::None);
-        }
+        let in_database = SequenceTable::of_database(&self.files.database);
         let in_log = match Wal::open(&self.files.wal)? {
             Some(wal) => wal.examine()?.sequence,
             None => None,
         };
-        Ok(if in_log.is_some_and(is_other) { Overwritten::DatabaseAndLog } else { Overwritten::Database })
+        Ok(match (in_database.is_some_and(is_other), in_log.is_some_and(is_other)) {
+            (false, false) => Overwritten::None,
+            (true, false) => Overwritten::Database,
+            (false, true) => Overwritten::Log,
+            (true, true) => Overwritten::DatabaseAndLog,
+        })
     }
 
     fn copy(
@@ -195,6 +199,7 @@ impl LostSpool<'_> {
             let sources: &[_] = match overwritten {
                 Overwritten::None => &[Source::Both, Source::Database],
                 Overwritten::Database => &[Source::Log],
+                Overwritten::Log => &[Source::Database],
                 Overwritten::DatabaseAndLog => &[],
             };
             for &source in sources {
@@ -224,7 +229,8 @@ impl LostSpool<'_> {
             let is_overwritten = match overwritten {
                 Overwritten::None => false,
                 Overwritten::Database => suffix.is_empty(),
-                Overwritten::DatabaseAndLog => true,
+                // The database is the one that the log continues.
+                Overwritten::Log | Overwritten::DatabaseAndLog => true,
             };
             if self.files.is_own(suffix) && !is_overwritten {
                 return (!complete).then(|| damaged.clone());

@@ -446,6 +446,54 @@ mod tests {
         }
     }
 
+    /// A spool with one delivery, and a copy of it that another receiver has used until it was killed: the copy's new deliveries
+    /// are only in its log.
+    async fn with_continued_copy() -> [tempfile::TempDir; 2] {
+        let [dir, copy] = std::array::from_fn(|_| tempfile::tempdir().unwrap());
+        let (mut spool, _) = open_in(dir.path());
+        append(&mut spool, b"common").await;
+        drop(spool);
+        fs::copy(dir.path().join("spool.db"), copy.path().join("spool.db")).unwrap();
+        let (mut other, _) = open_in(copy.path());
+        append(&mut other, b"other 1").await;
+        append(&mut other, b"other 2").await;
+        let killed = killed(copy.path());
+        [dir, killed]
+    }
+
+    #[tokio::test]
+    async fn the_log_of_a_continued_copy_that_is_copied_into_the_open_files_is_added() {
+        let [dir, copy] = with_continued_copy().await;
+        let (mut spool, metrics) = open_in(dir.path());
+        append(&mut spool, b"own 1").await;
+        append(&mut spool, b"own 2").await;
+        for name in ["spool.db", "spool.db-wal", "spool.db-shm"] {
+            fs::copy(copy.path().join(name), dir.path().join(name)).unwrap();
+        }
+        let fault = spool.writer.check_files().unwrap_err();
+        spool.writer.replace_files(&fault).unwrap();
+        assert_eq!(reported(&metrics), "2", "the log had the only copy of the own deliveries");
+        let dir = killed(dir.path());
+        drop(spool);
+        assert_eq!(bodies(&open_in(dir.path()).0), ["common", "other 1", "other 2"]);
+    }
+
+    #[tokio::test]
+    async fn the_log_of_a_continued_copy_beside_a_stopped_spool_is_added() {
+        let [dir, copy] = with_continued_copy().await;
+        let (mut spool, _) = open_in(dir.path());
+        for body in [b"own 1", b"own 2", b"own 3"] {
+            append(&mut spool, body).await;
+        }
+        drop(spool);
+        fs::copy(copy.path().join("spool.db-wal"), dir.path().join("spool.db-wal")).unwrap();
+        let (next, metrics) = open_in(dir.path());
+        let mut bodies = bodies(&next);
+        bodies.dedup();
+        assert_eq!(bodies, ["common", "other 1", "other 2", "own 1", "own 2", "own 3"]);
+        assert_eq!(reported(&metrics), "0");
+    }
+
     #[test]
     fn an_unfinished_copy_counts_at_most_the_unacked_deliveries_as_lost() {
         let dir = tempfile::tempdir().unwrap();
