@@ -286,8 +286,8 @@ impl Measurements {
         let are = counted(waiting, "unsigned webhook is", "unsigned webhooks are");
         let (state, detail) = if *is_full {
             let detail = format!(
-                "unsigned webhooks are answered 503: those that wait for their verification reach verification.max_rows or \
-                 verification.max_bytes{why}"
+                "unsigned webhooks are answered 503: too many wait for their verification (verification.max_rows, \
+                 verification.max_bytes){why}"
             );
             ("full", detail)
         } else if waiting > 0 && !has_key {

@@ -146,7 +146,7 @@ async fn a_start_error_is_the_last_line_and_the_exit_code_does_not_depend_on_std
         command
     };
     let (text, code) = run_to_end(&mut failing());
-    assert!(code == Some(1) && text.ends_with("from 33554432 to 9223372036854775807\n"), "{text:?}");
+    assert!(code == Some(1) && text.ends_with("from 35651584 to 9223372036854775807\n"), "{text:?}");
     for stderr in [Stdio::from(closed_pipe()), Stdio::from(full_device())] {
         assert_eq!(failing().stderr(stderr).status().unwrap().code(), Some(1));
     }

@@ -238,7 +238,7 @@ impl DbConnection {
 }
 
 /// Why an entry stays in quarantine: it was deleted or received again meanwhile.
-const CHANGED: &str = "it has just changed: try again";
+const CHANGED: &str = "the entry has just changed: try again";
 
 /// Deletes an entry, and returns it as JSON without API keys. `None` if it was deleted or received again since `entry` was
 /// read.

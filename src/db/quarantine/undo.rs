@@ -64,7 +64,7 @@ struct StoredRetry {
     prediction_conflicts: String,
 }
 
-/// The rows of a kind and their conflicts.
+/// Locks the rows of a kind, and reads them and their conflicts.
 #[rustfmt::skip]
 macro_rules! lock_before {
     ($table:literal $id:literal $conflicts:literal $bulk:literal, $transaction:expr, $ids:expr) => {{

@@ -70,16 +70,22 @@ fn unknown(kind: &str, id: &str) -> Markup {
     let list = match kind {
         "prediction" => ("/predictions", "predictions"),
         "bulk" => ("/bulks", "bulks"),
+        "quarantine entry" => ("/quarantine", "quarantine"),
         _ => ("/executions", "executions"),
     };
     html! {
         div.empty {
             h1 { "Unknown " (kind) }
             p.id { (visible(id)) }
-            p { "No " (kind) " with this identifier is recorded. It may still wait in the spool, or it was removed." }
-            p {
-                "Show the " a href=(list.0) { (list.1) } ", " a href=(url("/executions", "q", id)) { "search for the identifier" }
-                ", or look into the " a href="/quarantine" { "quarantine" } "."
+            @if list.0 == "/quarantine" {
+                p { "There is no entry with this number: a retry has recorded it, or it was removed." }
+                p { "Show the " a href=(list.0) { (list.1) } "." }
+            } @else {
+                p { "No " (kind) " with this identifier is recorded. It may still wait in the spool, or it was removed." }
+                p {
+                    "Show the " a href=(list.0) { (list.1) } ", " a href=(url("/executions", "q", id)) { "search for the identifier" }
+                    ", or look into the " a href="/quarantine" { "quarantine" } "."
+                }
             }
         }
     }
