@@ -17,6 +17,16 @@ pub(crate) struct RecorderView {
 }
 
 impl RecorderView {
+    /// The view, and what the recorder sends to it.
+    pub(crate) fn new(
+        spool: watch::Receiver<SpoolStatus>,
+        acked: watch::Receiver<Seq>,
+    ) -> (Self, watch::Sender<RecorderHealth>, watch::Sender<UnverifiedSize>) {
+        let (health_tx, health) = watch::channel(RecorderHealth::default());
+        let (unverified_tx, unverified) = watch::channel(UnverifiedSize::default());
+        (Self { health, spool, acked, unverified }, health_tx, unverified_tx)
+    }
+
     /// Returns once the recorder works. False if it has ended.
     pub(crate) async fn until_working(&mut self) -> bool {
         self.health.wait_for(|health| matches!(health, RecorderHealth::Working)).await.is_ok()

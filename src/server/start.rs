@@ -65,19 +65,13 @@ impl Server {
         let database = credentials.database.clone();
         let read_connections = settings.admin.read_connections;
         let read_pool = query_pool(settings, database.clone(), "workflow-receiver reading", read_connections);
-        let (recorder_health, recording) = watch::channel(RecorderHealth::default());
-        let (unverified_recorded, unverified) = watch::channel(UnverifiedSize::default());
+        let (recorder_view, recorder_health, unverified) = RecorderView::new(spool_status, acks.subscribe());
         let shared = Shared {
             settings,
             metrics: metrics.clone(),
             traces,
             recording_pool: Arc::new(recording_pool(&settings.database, database.clone())),
-            recorder: RecorderView {
-                health: recording,
-                spool: spool_status,
-                acked: acks.subscribe(),
-                unverified,
-            },
+            recorder: recorder_view,
             read_pool: Arc::new(read_pool),
             credentials: credentials.clone(),
             requests: Limiter::new(settings.http.max_requests),
@@ -90,7 +84,7 @@ impl Server {
         let progress = Progress(shared.recorder.clone());
 
         // The parts, and the tasks that measure or follow them.
-        let (recorder, stuck, numbered) = shared.recorder(acks, recorder_health, unverified_recorded);
+        let (recorder, stuck, numbered) = shared.recorder(acks, recorder_health, unverified);
         let (pruner, retention) = shared.pruner();
         let (verifier, meter) = shared.verification(client.as_ref(), own_url.clone());
         let reconciler = client.map(|client| shared.reconciler(client, own_url));
