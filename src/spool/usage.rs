@@ -70,15 +70,15 @@ pub(super) fn is_disk_full(dir: &Path) -> bool {
     free_bytes(dir).is_some_and(|free| free < MIN_FREE)
 }
 
-/// Checks that a transaction of rescued deliveries has space beside the reserve file: in the write-ahead log and in the
-/// database.
+/// Checks that a transaction of rescued deliveries, and `more` bytes, have space beside the reserve file. A transaction needs its
+/// size in the write-ahead log and in the database.
 ///
 /// # Errors
 /// [`rusqlite::ErrorCode::DiskFull`]
-pub(super) fn check_space_to_add(dir: &Path, connection: &Connection) -> rusqlite::Result<()> {
+pub(super) fn check_space_to_add(dir: &Path, connection: &Connection, more: u64) -> rusqlite::Result<()> {
     let reserved = if reserve::exists(dir) { reserve::SIZE } else { 0 };
     let unused = measure(connection)?.unused;
-    let needed = reserve::SIZE + 2 * copy::MAX_ADDED_BYTES as u64;
+    let needed = reserve::SIZE + 2 * copy::MAX_ADDED_BYTES as u64 + more;
     if free_bytes(dir).is_none_or(|free| free + reserved + unused >= needed) {
         return Ok(());
     }

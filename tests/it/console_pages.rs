@@ -392,6 +392,11 @@ async fn an_unknown_identifier_is_shown_with_links_to_where_it_may_be() {
     }
 }
 
+async fn quarantine_ids(receiver: &TestReceiver) -> Vec<i64> {
+    let rows = receiver.rows("SELECT quarantine_id FROM quarantine ORDER BY quarantine_id").await;
+    rows.iter().map(|row| row["quarantine_id"].as_i64().unwrap()).collect()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mapping_is_previewed_and_then_recorded() {
     let receiver = TestReceiver::start().await;
@@ -405,8 +410,7 @@ async fn a_mapping_is_previewed_and_then_recorded() {
     receiver.post(r#"{"execution_id":"x","workflow_id":"w"}"#).await;
     receiver.wait_until_recorded().await;
     let entries = "SELECT quarantine_id FROM quarantine ORDER BY quarantine_id";
-    let ids: Vec<i64> =
-        receiver.rows(entries).await.iter().map(|row| row["quarantine_id"].as_i64().unwrap()).collect();
+    let ids = quarantine_ids(&receiver).await;
     let html = page(&receiver, "/quarantine").await;
     let shown = text(&html);
     assert!(shown.contains("execution_id is missing or null 4") && !shown.contains('`'), "{shown}");
@@ -471,13 +475,8 @@ async fn a_mapping_is_previewed_and_then_recorded() {
     assert_eq!(receiver.rows("SELECT * FROM quarantine_retries").await.len(), 2);
 
     // In quarantine again, and recorded again.
-    let again = receiver
-        .rows(entries)
-        .await
-        .iter()
-        .map(|row| row["quarantine_id"].as_i64().unwrap())
-        .find(|id| [ids[1], ids[2]].contains(id))
-        .unwrap();
+    let left = quarantine_ids(&receiver).await;
+    let again = left.iter().find(|id| [ids[1], ids[2]].contains(id)).unwrap();
     let mapped = format!("/quarantine/{again}?map.execution_id=executionId&force=on&preview=1");
     let done = text(&submit(&receiver, &mapped, &format!("/quarantine/{again}/retry"), &[]).await);
     assert!(done.contains("Recorded "), "{done}");

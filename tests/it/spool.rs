@@ -270,7 +270,7 @@ async fn a_spool_that_alternately_accepts_and_rejects_deliveries_logs_the_reject
     let dir = TempDir::new().unwrap();
     let mut process = Process::start(
         program(dir.path())
-            .env("RECEIVER__SPOOL__MAX_BYTES", (1 << 20).to_string())
+            .env("RECEIVER__SPOOL__MAX_BYTES", (2560 << 10).to_string())
             .env("RECEIVER__HTTP__MAX_BODY_BYTES", (256 << 10).to_string())
             .env("RECEIVER__SHUTDOWN__DRAIN_TIMEOUT", "0s")
             .env("DATABASE_URL", UNREACHABLE),
@@ -280,7 +280,7 @@ async fn a_spool_that_alternately_accepts_and_rejects_deliveries_logs_the_reject
         let body = with(execution("e", "completed"), json!({ "output": "x".repeat(size) })).to_string();
         client.post(&process.url).body(body).send().await.unwrap().status()
     };
-    // Six of them fit. About 90 KiB are left.
+    // Sixteen of them fit. About 100 KiB are left.
     until(async || post(150 << 10).await == 503).await;
     for _ in 0..20 {
         assert_eq!(post(10).await, 200);

@@ -21,7 +21,8 @@ impl Problem {
             }
             Self::Interrupted => (400, "interrupted", "The body is incomplete. Send it again.".into()),
             Self::NotGzip => {
-                let detail = "Content-Encoding is gzip, but the body is not valid gzip, or larger than the decompressed body.";
+                let detail = "Content-Encoding is gzip, but the body is not valid gzip, has more than 16 members, or is larger than the \
+                    decompressed body.";
                 (400, "not-gzip", detail.into())
             }
             Self::Parameter { name, allowed } => {

@@ -2,13 +2,17 @@
 
 use std::cell::Cell;
 use std::io::{self, BufRead, Read, Write as _};
+use std::num::NonZero;
+use std::sync::LazyLock;
+use std::thread::available_parallelism;
 
 use axum::body::Body;
 use axum::http::{HeaderMap, header};
 use bytes::{BufMut, Bytes, BytesMut};
-use flate2::bufread::MultiGzDecoder;
+use flate2::bufread::{GzDecoder, MultiGzDecoder};
 use http_body_util::BodyExt;
 use memmap2::MmapMut;
+use tokio::sync::Semaphore;
 
 use crate::delivery::RejectReason;
 use crate::http::problem::Problem;
@@ -204,29 +208,45 @@ impl Read for GzipInput<'_> {
     }
 }
 
+/// Maximum members of a gzip body. The begin of each one takes as long as some KiB of text.
+const MAX_GZIP_MEMBERS: usize = 16;
+
 /// The decompressed body and its size. The body is incomplete if it is larger than [`FREE_BYTES_PER_BODY`].
 fn gunzip_small(compressed: &[u8], max_body_bytes: usize) -> Result<(Bytes, usize), Problem> {
     let allowed = Cell::new(MAX_GZIP_OVERHEAD);
-    let mut gzip = MultiGzDecoder::new(GzipInput { rest: compressed, allowed: &allowed });
+    let mut input = GzipInput { rest: compressed, allowed: &allowed };
     let (mut small, mut size) = (Vec::new(), 0);
     let mut piece = vec![0; 16 << 10];
-    loop {
-        let more = gzip.read(&mut piece).map_err(|_| Problem::NotGzip)?;
-        if more == 0 {
+    for _ in 0..MAX_GZIP_MEMBERS {
+        let mut gzip = GzDecoder::new(input);
+        loop {
+            let more = gzip.read(&mut piece).map_err(|_| Problem::NotGzip)?;
+            if more == 0 {
+                break;
+            }
+            size += more;
+            allowed.set(allowed.get() + more + more / 64);
+            if size > max_body_bytes {
+                return Err(Problem::TooLarge { max_body_bytes });
+            }
+            if size <= FREE_BYTES_PER_BODY {
+                let _ = small.write_all(&piece[..more]);
+            }
+        }
+        input = gzip.into_inner();
+        if input.rest.is_empty() {
             return Ok((small.into(), size));
         }
-        size += more;
-        allowed.set(allowed.get() + more + more / 64);
-        if size > max_body_bytes {
-            return Err(Problem::TooLarge { max_body_bytes });
-        }
-        if size <= FREE_BYTES_PER_BODY {
-            let _ = small.write_all(&piece[..more]);
-        }
     }
+    Err(Problem::NotGzip)
 }
+
+/// One computation for each core: more would take the cores from the threads that serve requests.
+static COMPUTING: LazyLock<Semaphore> =
+    LazyLock::new(|| Semaphore::new(available_parallelism().map_or(1, NonZero::get)));
 
 /// Runs a long computation on another thread: few threads serve all requests, and must not be blocked.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Problem> {
+    let _permit = COMPUTING.acquire().await;
     tokio::task::spawn_blocking(work).await.map_err(|_| Problem::Panicked)
 }

@@ -8,6 +8,7 @@ use rusqlite::Connection;
 
 use super::copy::{Copier, CopyResult, Progress};
 use super::salvage::{SalvagePlan, copy_readable};
+use super::sequence::SequenceTable;
 use super::wal::HEADER_BYTES;
 use crate::metrics::Metrics;
 use crate::spool::files::{self, RESCUED, with_suffix};
@@ -37,13 +38,13 @@ pub(in crate::spool) fn absorb(
 ) -> Result<Absorbed, SpoolError> {
     let oldest_received_at = mark.and_then(|mark| mark.oldest_received_at);
     let dir = path.parent().unwrap_or(Path::new("."));
-    let mut after_commit = || {
+    let mut after_commit = |large| {
         after_commit();
-        usage::check_space_to_add(dir, to)
+        usage::check_space_to_add(dir, to, 2 * large as u64)
     };
     for rescued in files::of_kind(path, RESCUED).map_err(SpoolError::at(path))? {
         let set_back = || reconciled_until.set_back(oldest_received_at);
-        let added = usage::check_space_to_add(dir, to).map_err(SpoolError::from);
+        let added = usage::check_space_to_add(dir, to, 0).map_err(SpoolError::from);
         let added = added
             .and_then(|()| absorb_file(path, &rescued, to, &mut mark, metrics, set_back, &mut after_commit));
         if let Err(error) = added {
@@ -67,7 +68,7 @@ fn absorb_file(
     mark: &mut Option<Mark>,
     metrics: &Metrics,
     set_back: impl FnOnce(),
-    after_commit: &mut dyn FnMut() -> rusqlite::Result<()>,
+    after_commit: &mut dyn FnMut(usize) -> rusqlite::Result<()>,
 ) -> Result<(), SpoolError> {
     let file = match files::lock_database(rescued) {
         Err(SpoolError::InUse(_)) => {
@@ -79,14 +80,18 @@ fn absorb_file(
     };
     // SQLite would delete the log of an empty database, and the part of a log after a damaged frame.
     let plan = SalvagePlan::examine(rescued, &file).map_err(SpoolError::at(path))?;
+    let dir = path.parent().unwrap_or(Path::new("."));
+    let log_bytes = fs::metadata(with_suffix(rescued, "-wal")).map_or(0, |log| log.len());
+    let bytes = file.metadata().map_err(SpoolError::at(path))?.len() + log_bytes;
     let (saved, lost, complete) = if let Some(plan) = plan {
+        // A damaged file is not added in parts. It is read from a copy.
+        usage::check_space_to_add(dir, to, 2 * bytes)?;
         let (saved, lost) = copy_readable(rescued, &file, &plan, mark, to, true, after_commit)?;
         (saved, lost, false)
     } else {
         let from = schema::connect(rescued)?;
         let tables: rusqlite::Result<i64> =
             from.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0));
-        let log_bytes = fs::metadata(with_suffix(rescued, "-wal")).map_or(0, |log| log.len());
         if tables == Ok(0) && log_bytes <= HEADER_BYTES {
             // A crash ended the rescue before the first commit.
             drop(from);
@@ -98,9 +103,13 @@ fn absorb_file(
         if let Some(mark) = mark.take_if(is_own) {
             result.consider(mark.last_seq, mark.acked_seq);
         }
-        let name = rescued.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let mut copier = Copier::new(to, after_commit)?.append().resume(Progress::read(to, name)?);
-        copier.copy(&from, &mut result)?;
+        let progress = Progress::read(to, SequenceTable::of_database(&file))?;
+        let mut copier = Copier::new(to, after_commit)?.append().resume(progress);
+        let last = copier.copy_in_order(&from, &mut result)?;
+        if !result.complete {
+            usage::check_space_to_add(dir, to, bytes)?;
+            copier.copy_rest(&from, last, &mut result)?;
+        }
         copier.finish()?;
         (result.saved, result.lost(), result.complete)
     };

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use rusqlite::{Connection, OptionalExtension, Row};
 
+use super::sequence::SequenceTable;
 use crate::spool::Seq;
 use crate::spool::row::{INSERT, SELECT, SpoolRow};
 use crate::spool::schema::MAX_SEQ;
@@ -51,8 +52,9 @@ impl CopyResult {
 /// Writes deliveries in transactions of bounded size. Read errors are expected; a write error ends the copy.
 pub(in crate::spool) struct Copier<'c> {
     to: &'c Connection,
-    /// Called after each full transaction. An error ends the copy.
-    after_commit: &'c mut dyn FnMut() -> rusqlite::Result<()>,
+    /// Called between transactions, with the size of the next delivery if it is larger than a transaction should be. An error ends
+    /// the copy.
+    after_commit: &'c mut dyn FnMut(usize) -> rusqlite::Result<()>,
     rows: usize,
     bytes: usize,
     max_bytes: usize,
@@ -69,32 +71,40 @@ pub(in crate::spool) struct Copier<'c> {
 /// as rows of `sqlite_sequence`.
 #[derive(Debug)]
 pub(in crate::spool) struct Progress {
-    /// The name of the file.
-    file: String,
+    /// The identity of the file's spool, and its last run.
+    source: String,
     seq: Seq,
     /// [`CopyResult::unacked`] so far.
     unacked: u64,
 }
 
 impl Progress {
-    pub(in crate::spool) fn read(to: &Connection, file: String) -> rusqlite::Result<Self> {
+    /// `None` when the source cannot be identified.
+    pub(in crate::spool) fn read(
+        to: &Connection,
+        source: Option<SequenceTable>,
+    ) -> rusqlite::Result<Option<Self>> {
+        let source =
+            source.and_then(|table| Some(format!("{} {}", table.identity?, table.run.unwrap_or_default())));
+        let Some(source) = source else { return Ok(None) };
         let mut select = to.prepare("SELECT seq FROM sqlite_sequence WHERE name = ?")?;
-        let mut read = |what: &str| select.query_row([format!("{what} {file}")], |row| row.get(0)).optional();
+        let mut read =
+            |what: &str| select.query_row([format!("{what} {source}")], |row| row.get(0)).optional();
         let (seq, unacked) = (read("copied up to")?.unwrap_or(0), read("unacked")?.unwrap_or(0));
-        Ok(Self { file, seq, unacked: u64::try_from(unacked).unwrap_or(0) })
+        Ok(Some(Self { source, seq, unacked: u64::try_from(unacked).unwrap_or(0) }))
     }
 
     fn store(&self, to: &Connection) -> rusqlite::Result<()> {
         self.remove(to)?;
         let mut insert = to.prepare_cached("INSERT INTO sqlite_sequence (name, seq) VALUES (?, ?)")?;
-        insert.execute((format!("copied up to {}", self.file), self.seq))?;
-        insert.execute((format!("unacked {}", self.file), i64::try_from(self.unacked).unwrap_or(0)))?;
+        insert.execute((format!("copied up to {}", self.source), self.seq))?;
+        insert.execute((format!("unacked {}", self.source), i64::try_from(self.unacked).unwrap_or(0)))?;
         Ok(())
     }
 
     pub(in crate::spool) fn remove(&self, to: &Connection) -> rusqlite::Result<()> {
         let mut delete = to.prepare_cached("DELETE FROM sqlite_sequence WHERE name IN (?, ?)")?;
-        delete.execute((format!("copied up to {}", self.file), format!("unacked {}", self.file)))?;
+        delete.execute((format!("copied up to {}", self.source), format!("unacked {}", self.source)))?;
         Ok(())
     }
 }
@@ -104,7 +114,7 @@ type Numbered = (Seq, SpoolRow<Vec<u8>>);
 impl<'c> Copier<'c> {
     pub(in crate::spool) fn new(
         to: &'c Connection,
-        after_commit: &'c mut dyn FnMut() -> rusqlite::Result<()>,
+        after_commit: &'c mut dyn FnMut(usize) -> rusqlite::Result<()>,
     ) -> rusqlite::Result<Self> {
         to.execute_batch("BEGIN IMMEDIATE")?;
         let (rows, bytes, max_bytes) = (0, 0, MAX_TRANSACTION_BYTES);
@@ -127,8 +137,8 @@ impl<'c> Copier<'c> {
     }
 
     /// Continues an earlier copy.
-    pub(in crate::spool) fn resume(self, progress: Progress) -> Self {
-        Self { progress: Some(progress), ..self }
+    pub(in crate::spool) fn resume(self, progress: Option<Progress>) -> Self {
+        Self { progress, ..self }
     }
 
     /// Commits the last rows.
@@ -145,6 +155,16 @@ impl<'c> Copier<'c> {
         from: &Connection,
         result: &mut CopyResult,
     ) -> rusqlite::Result<()> {
+        let last = self.copy_in_order(from, result)?;
+        if result.complete { Ok(()) } else { self.copy_rest(from, last, result) }
+    }
+
+    /// Copies in the order of the numbers up to the end, or up to the first error. Returns the last number.
+    pub(in crate::spool) fn copy_in_order(
+        &mut self,
+        from: &Connection,
+        result: &mut CopyResult,
+    ) -> rusqlite::Result<Option<Seq>> {
         let numbers = |query: &str| {
             let numbers = from.query_row(query, [], |row| Ok((row.get(0)?, row.get(1)?)));
             let plausible = |number: &i64| (0..=MAX_SEQ).contains(number);
@@ -156,20 +176,30 @@ impl<'c> Copier<'c> {
         // If only `missing` is damaged, `seq` is still used.
         let acked = numbers("SELECT seq, missing FROM acked").or_else(|| numbers("SELECT seq, 0 FROM acked"));
         result.acked = result.acked.max(acked);
-        result.unacked += self.progress.as_ref().map_or(0, |progress| progress.unacked);
+        let copied = self.progress.as_ref();
+        result.unacked += copied.map_or(0, |progress| progress.unacked);
+        let copied = copied.map(|progress| progress.seq);
         let (complete, last) = self.walk(from, "ORDER BY seq", result)?;
         result.complete = complete;
-        if !complete {
-            self.is_ascending = false;
-            // Reads from the other end, and then each number in between.
-            let (_, first) = self.walk(from, "ORDER BY seq DESC", result)?;
-            let end = first.or(self.end.map(|end| end + 1)).unwrap_or(0);
-            let gap = last.unwrap_or(0) + 1..end;
-            if let Ok(mut by_number) = from.prepare(&format!("{SELECT} WHERE seq = ?")) {
-                for seq in gap.take(MAX_TRIES) {
-                    if let Ok(Some(delivery)) = by_number.query_row([seq], read).optional() {
-                        self.save(delivery, result)?;
-                    }
+        Ok(last.or(copied))
+    }
+
+    /// Copies what can be read after an error: from the other end, and then each number in between. `last`: the result of
+    /// [`Self::copy_in_order`].
+    pub(in crate::spool) fn copy_rest(
+        &mut self,
+        from: &Connection,
+        last: Option<Seq>,
+        result: &mut CopyResult,
+    ) -> rusqlite::Result<()> {
+        self.is_ascending = false;
+        let (_, first) = self.walk(from, "ORDER BY seq DESC", result)?;
+        let end = first.or(self.end.map(|end| end + 1)).unwrap_or(0);
+        let gap = last.unwrap_or(0) + 1..end;
+        if let Ok(mut by_number) = from.prepare(&format!("{SELECT} WHERE seq = ?")) {
+            for seq in gap.take(MAX_TRIES) {
+                if let Ok(Some(delivery)) = by_number.query_row([seq], read).optional() {
+                    self.save(delivery, result)?;
                 }
             }
         }
@@ -206,21 +236,29 @@ impl<'c> Copier<'c> {
 
     /// Writes a delivery under its number. It gets a new number when its own is damaged or in use, or with [`Self::append`].
     fn save(&mut self, delivery: Numbered, result: &mut CopyResult) -> rusqlite::Result<()> {
-        let seq = delivery.0;
+        let (seq, size) = (delivery.0, delivery.1.body.len());
+        if size > self.max_bytes {
+            self.commit(size)?;
+        }
         self.insert(delivery, result)?;
         if let Some(progress) = self.progress.as_mut().filter(|_| self.is_ascending) {
             (progress.seq, progress.unacked) = (seq, result.unacked);
         }
         if self.rows >= MAX_TRANSACTION_ROWS || self.bytes >= self.max_bytes {
-            if let Some(progress) = &self.progress {
-                progress.store(self.to)?;
-            }
-            self.to.execute_batch("COMMIT")?;
-            (self.rows, self.bytes) = (0, 0);
-            (self.after_commit)()?;
-            self.to.execute_batch("BEGIN IMMEDIATE")?;
+            self.commit(0)?;
         }
         Ok(())
+    }
+
+    /// Commits, and begins the next transaction. `large`: for [`Self::after_commit`].
+    fn commit(&mut self, large: usize) -> rusqlite::Result<()> {
+        if let Some(progress) = &self.progress {
+            progress.store(self.to)?;
+        }
+        self.to.execute_batch("COMMIT")?;
+        (self.rows, self.bytes) = (0, 0);
+        (self.after_commit)(large)?;
+        self.to.execute_batch("BEGIN IMMEDIATE")
     }
 
     fn insert(&mut self, (seq, row): Numbered, result: &mut CopyResult) -> rusqlite::Result<()> {

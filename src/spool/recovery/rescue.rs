@@ -183,7 +183,7 @@ impl LostSpool<'_> {
         // Before the copy: a delivery that gets a new number must get one that the recorder has not read yet.
         losses::begin_copy(&target, self.last_seq, self.acked_seq)?;
         schema::add_runs(&target, self.runs)?;
-        let mut after_commit = || {
+        let mut after_commit = |_| {
             after_commit();
             Ok(())
         };

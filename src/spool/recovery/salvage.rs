@@ -95,7 +95,7 @@ pub(in crate::spool) fn salvage(
     let new = files::lock_database(&saving)?;
     let to = schema::prepare(&saving)?;
     let oldest_received_at = mark.and_then(|mark| mark.oldest_received_at);
-    let (saved, lost) = copy_readable(path, database, plan, &mut mark, &to, false, &mut || Ok(()))?;
+    let (saved, lost) = copy_readable(path, database, plan, &mut mark, &to, false, &mut |_| Ok(()))?;
     losses::store(&to)?;
     // If a crash interrupts the replacement, the next start recognizes the old files.
     let content = content(path, Some(database)).map_err(SpoolError::at(path))?.unwrap_or_default();
@@ -130,7 +130,7 @@ pub(super) fn copy_readable(
     mark: &mut Option<Mark>,
     to: &Connection,
     append: bool,
-    after_commit: &mut dyn FnMut() -> rusqlite::Result<()>,
+    after_commit: &mut dyn FnMut(usize) -> rusqlite::Result<()>,
 ) -> Result<(u64, Option<u64>), SpoolError> {
     let log = open_log(path).map_err(SpoolError::at(path))?;
     let (mut saved, mut lost) = (0, Some(0_u64));

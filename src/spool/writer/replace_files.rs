@@ -150,6 +150,10 @@ impl Writer {
 
     /// Adds the deliveries of rescued files. `mark` and the returned one: [`absorb::absorb`].
     pub(super) fn add_rescued(&mut self, mark: Option<Mark>) -> Option<Mark> {
+        if let Err(error) = self.store_run() {
+            tracing::error!(%error, "rescued deliveries cannot be added now: the next start tries again");
+            return None;
+        }
         let intake = &self.channels.intake;
         let absorbed = absorb::absorb(
             &self.dir.join(DATABASE),
@@ -179,6 +183,15 @@ impl Writer {
             self.apply_usage(&usage);
         }
         absorbed.unclaimed_mark
+    }
+
+    /// The added deliveries get numbers of this run.
+    fn store_run(&mut self) -> rusqlite::Result<()> {
+        if let Some(run) = self.runs.last().filter(|_| !self.run_is_stored) {
+            schema::add_run(&self.connection, *run)?;
+            self.run_is_stored = true;
+        }
+        Ok(())
     }
 
     pub(in crate::spool) fn set_needs_space(&mut self, needs_space: bool) {
@@ -369,12 +382,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_late_spool_is_added_and_its_lost_deliveries_are_counted_whatever_is_damaged() {
+        type Damage<'a> = &'a dyn Fn(&Path);
         let zero_page = |dir: &Path, page: usize| {
             let mut database = fs::read(dir.join("spool.db")).unwrap();
             database[(page - 1) * 4096..][..4096].fill(0);
             fs::write(dir.join("spool.db"), database).unwrap();
         };
-        type Damage<'a> = &'a dyn Fn(&Path);
         let cases: [(&str, Damage, &[&str], &str); 4] = [
             ("nothing", &|_| (), &["a", "b", "own"], "0"),
             ("the page of sqlite_sequence", &|dir| zero_page(dir, 3), &["a", "b", "own"], "0"),

@@ -19,13 +19,22 @@ const RECLAIM_INTERVAL: Duration = Duration::from_secs(1);
 impl Writer {
     /// How many bytes of bodies still fit. If that is less than `wanted`, the write-ahead log is emptied first.
     pub(super) fn free_bytes(&mut self, wanted: u64) -> u64 {
-        if !self.reserve.hold() {
+        if !self.hold_reserve() {
             return 0;
         }
         if self.max_bytes.saturating_sub(self.status.bytes) < wanted {
             self.reclaim_wal();
         }
         self.max_bytes.saturating_sub(self.status.bytes)
+    }
+
+    /// Creates the reserve file if it is missing, in the space of the write-ahead log if necessary. Returns whether it exists.
+    fn hold_reserve(&mut self) -> bool {
+        if self.reserve.hold() {
+            return true;
+        }
+        self.reclaim_wal();
+        self.reserve.hold()
     }
 
     /// Copies the write-ahead log into the database and empties it. Waits for readers for a short time only.
@@ -45,7 +54,7 @@ impl Writer {
 
     /// Why not even a small delivery fits.
     pub(super) fn unwritable_for_space(&mut self) -> Option<Unwritable> {
-        if !self.reserve.hold() {
+        if !self.hold_reserve() {
             return Some(Unwritable::DiskFull);
         }
         let free = self.free_bytes(MIN_FREE);
@@ -56,7 +65,7 @@ impl Writer {
     /// Shrinks the database after a backlog, or as soon as the reserve file lacks space. Fast, because it runs only while
     /// little of the database is used.
     pub(super) fn shrink(&mut self) {
-        let keep = if self.reserve.hold() { SHRINK_ABOVE } else { 0 };
+        let keep = if self.hold_reserve() { SHRINK_ABOVE } else { 0 };
         if self.unused <= keep || self.status.bytes - self.status.wal_bytes >= SHRINK_BELOW {
             return;
         }
