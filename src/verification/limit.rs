@@ -63,6 +63,14 @@ impl UnverifiedLimit {
         fits
     }
 
+    /// The spool has rejected an admitted delivery.
+    pub(crate) fn withdraw(&self, bytes: usize) {
+        let mut rejected = UnverifiedSize::default();
+        rejected.add(bytes);
+        let mut state = self.state.lock();
+        state.later = state.later.without(rejected);
+    }
+
     /// Sets the measured size of the table. Before the measurement began, the deliveries of `recorded` were recorded since
     /// the start, and, with `earlier_acked`, the earlier deliveries were acked. Returns whether a delivery was rejected since
     /// the last measurement.
@@ -111,5 +119,7 @@ mod tests {
         assert!(limit.admit(10) && limit.admit(10) && !limit.admit(10));
         assert!(measured(0, 6, true) && !measured(0, 6, true));
         assert!(limit.admit(90) && !limit.admit(11), "no delivery counts any more");
+        limit.withdraw(90);
+        assert!(limit.admit(100));
     }
 }

@@ -149,7 +149,13 @@ async fn accept(state: &WebhookState, head: Parts, mut body: Body, trace: &mut T
                 trace.set_execution_id(execution_id);
             }
             let trace_id = delivery.trace.map(|trace| display(trace.trace_id));
-            enqueue(state, delivery, memory, trace).await?;
+            let bytes = delivery.body.len();
+            let stored = enqueue(state, delivery, memory, trace).await;
+            stored.inspect_err(|_| {
+                if is_unverified {
+                    state.unverified.withdraw(bytes)
+                }
+            })?;
             tracing::debug!(%execution_id, %status, trace_id, "received");
             Ok(())
         }

@@ -78,10 +78,22 @@ fn absorb_file(
         }
         locked => locked?,
     };
-    // SQLite would delete the log of an empty database, and the part of a log after a damaged frame.
-    let plan = SalvagePlan::examine(rescued, &file).map_err(SpoolError::at(path))?;
-    let dir = path.parent().unwrap_or(Path::new("."));
     let log_bytes = fs::metadata(with_suffix(rescued, "-wal")).map_or(0, |log| log.len());
+    // SQLite would delete the log of an empty database, and the part of a log after a damaged frame.
+    let plan = match SalvagePlan::examine(rescued, &file).map_err(SpoolError::at(path))? {
+        Some(plan) => Some(plan),
+        None => match count_tables(rescued) {
+            Ok(0) if log_bytes <= HEADER_BYTES => {
+                // A crash ended the rescue before the first commit.
+                files::remove(rescued);
+                return Ok(());
+            }
+            // For example, the file was not copied completely.
+            Err(SpoolError::Damaged(cause)) => Some(SalvagePlan::damaged(cause.to_string())),
+            tables => tables.map(|_| None)?,
+        },
+    };
+    let dir = path.parent().unwrap_or(Path::new("."));
     let bytes = file.metadata().map_err(SpoolError::at(path))?.len() + log_bytes;
     let (saved, lost, complete) = if let Some(plan) = plan {
         // A damaged file is not added in parts. It is read from a copy.
@@ -90,14 +102,6 @@ fn absorb_file(
         (saved, lost, false)
     } else {
         let from = schema::connect(rescued)?;
-        let tables: rusqlite::Result<i64> =
-            from.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0));
-        if tables == Ok(0) && log_bytes <= HEADER_BYTES {
-            // A crash ended the rescue before the first commit.
-            drop(from);
-            files::remove(rescued);
-            return Ok(());
-        }
         let mut result = CopyResult::default();
         let is_own = |mark: &mut Mark| schema::has_identity(&from, mark.identity).unwrap_or(true);
         if let Some(mark) = mark.take_if(is_own) {
@@ -126,4 +130,9 @@ fn absorb_file(
     }
     metrics.spool_salvaged(saved, lost);
     Ok(())
+}
+
+fn count_tables(rescued: &Path) -> Result<i64, SpoolError> {
+    let from = schema::connect(rescued)?;
+    Ok(from.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?)
 }

@@ -507,6 +507,55 @@ mod tests {
         assert_eq!(reported(&metrics), "0");
     }
 
+    /// A rescued file with `bodies` for the spool in `dir`.
+    async fn add_rescued_file(dir: &Path, bodies: &[&'static [u8]]) {
+        let other = tempfile::tempdir().unwrap();
+        let (mut spool, _) = open_in(other.path());
+        for body in bodies {
+            append(&mut spool, body).await;
+        }
+        drop(spool);
+        fs::copy(other.path().join("spool.db"), dir.join("spool.db.rescued-1")).unwrap();
+    }
+
+    #[tokio::test]
+    async fn rescued_deliveries_that_a_running_receiver_adds_belong_to_its_run() {
+        for is_killed in [false, true] {
+            let dir = tempfile::tempdir().unwrap();
+            let (mut spool, _) = open_in(dir.path());
+            append(&mut spool, b"before").await;
+            drop(spool);
+            let (mut spool, metrics) = open_in(dir.path());
+            add_rescued_file(dir.path(), &[b"one", b"two"]).await;
+            spool.writer.add_rescued(None);
+            if !is_killed {
+                fs::remove_file(dir.path().join("spool.db")).unwrap();
+                let fault = spool.writer.check_files().unwrap_err();
+                spool.writer.replace_files(&fault).unwrap();
+                assert_eq!(reported(&metrics), "0");
+            }
+            let dir = killed(dir.path());
+            drop(spool);
+            let (next, metrics) = open_in(dir.path());
+            assert_eq!(bodies(&next), ["before", "one", "two"], "killed: {is_killed}");
+            assert_eq!(reported(&metrics), "0", "killed: {is_killed}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_part_of_a_rescued_file_is_added() {
+        const BODIES: [&[u8]; 4] = [&[b'a'; 3000], &[b'b'; 3000], &[b'c'; 3000], &[b'd'; 3000]];
+        let dir = tempfile::tempdir().unwrap();
+        add_rescued_file(dir.path(), &BODIES).await;
+        let rescued = dir.path().join("spool.db.rescued-1");
+        let size = fs::metadata(&rescued).unwrap().len();
+        fs::OpenOptions::new().write(true).open(&rescued).unwrap().set_len(size - 4096).unwrap();
+        let (spool, metrics) = open_in(dir.path());
+        let added = bodies(&spool);
+        assert_eq!((added.len(), &*reported(&metrics)), (3, "1"));
+        assert!(!rescued.exists());
+    }
+
     #[test]
     fn an_unfinished_copy_counts_at_most_the_unacked_deliveries_as_lost() {
         let dir = tempfile::tempdir().unwrap();
