@@ -76,7 +76,7 @@ fn free_address(variable: &str, default: &str) -> Result<SocketAddr, String> {
     match TcpListener::bind(address) {
         Ok(_) => Ok(address),
         Err(error) => {
-            let other = SocketAddr::new(address.ip(), address.port().wrapping_add(1_000));
+            let other = SocketAddr::new(address.ip(), address.port().wrapping_add(10_000));
             Err(format!(
                 "make demo cannot listen on {address}: {error}.\nStop the program that listens there (perhaps `make \
                  run`), or use another address: make demo {variable}={other}"
@@ -112,6 +112,7 @@ fn start(
         // Most videos run for 8 seconds.
         .env("RECEIVER__RECONCILE__INTERVAL", "10s")
         .env("RECEIVER__RECONCILE__RUNNING_AFTER", "20s")
+        .env("RECEIVER__EXPECTED__OVERDUE_AFTER", "1m")
         .stdout(log.try_clone()?)
         .stderr(log)
         // Ctrl-C signals the process group of the terminal. The receiver gets one signal, from `stop`: a second one would
@@ -155,10 +156,12 @@ fn first_steps(program: &str, console: &str, psql: Option<&str>, with_login: boo
         "No login is required. With tokens and roles: make demo LOGIN=1".to_owned()
     };
     let psql = psql.map(|line| format!("  The database:\n    {line}\n")).unwrap_or_default();
+    // The commands that ask the receiver need a token, too.
+    let token = if with_login { format!(" RECEIVER__ADMIN__TOKEN={OPERATE}") } else { String::new() };
     let programs = Path::new(program).parent().unwrap_or(Path::new(".")).display();
     format!(
         "\n  The console: {console}\n    {login}\n\n{psql}  The command line, in another terminal in this directory:\n    \
-         export PATH=$PWD/{programs}:$PATH RECEIVER__DATABASE__PRIVATE_DIR={DIR}/postgres\n    \
+         export PATH=$PWD/{programs}:$PATH RECEIVER__DATABASE__PRIVATE_DIR={DIR}/postgres{token}\n    \
          workflow-receiver status\n\n  Webhooks arrive all the time. The sender is a stand-in: it runs no model.\n  \
          Ctrl-C stops everything. Data and log: {DIR}\n"
     )

@@ -176,7 +176,7 @@ pub(super) async fn decompress(
 
 /// Maximum compressed bytes in addition to the decompressed bytes: headers. A body with more consists of empty members or
 /// blocks, which take seconds to decompress. A 64th of the decompressed bytes is added for the headers of uncompressed blocks.
-const MAX_GZIP_OVERHEAD: usize = 1 << 10;
+const MAX_GZIP_OVERHEAD: usize = 64 << 10;
 
 /// A compressed body. Reading fails when too few decompressed bytes were read for the compressed ones.
 struct GzipInput<'b> {
