@@ -175,6 +175,13 @@ impl Measurements {
         if state != "ok" {
             problems.push(detail.clone());
         }
+        if self.spool.needs_space {
+            problems.push(
+                "the disk of spool.dir has too little space to add all rescued deliveries (spool.db.rescued-…) to the spool. They were \
+                 answered 200, and are recorded once the disk has space"
+                    .to_owned(),
+            );
+        }
         SpoolHealth {
             state,
             detail,

@@ -121,6 +121,8 @@ pub(crate) struct SpoolStatus {
     pub(crate) wal_bytes: u64,
     /// The size of damaged and other files that are set aside in the directory. It has no limit.
     pub(crate) set_aside_bytes: u64,
+    /// The disk has too little space to add all rescued deliveries.
+    pub(crate) needs_space: bool,
     /// Why the latest delivery was rejected; `None` once a delivery or a probe has been written again.
     pub(crate) rejecting: Option<RejectReason>,
     /// Why a delivery cannot be written now; `None` when it can. Measured by the latest write or, after some seconds

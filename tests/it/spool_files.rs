@@ -681,11 +681,15 @@ async fn rescued_deliveries_are_added_in_parts_on_a_small_disk() {
     process.terminate();
     fs::rename(spool.join("spool.db"), spool.join("spool.db.rescued-1")).unwrap();
     fs::remove_file(spool.join("spool.mark")).unwrap();
+    let process = start(&disk.0);
+    let health = reqwest::get(format!("http://{}/health/ready", process.admin)).await.unwrap();
+    let health = health.json::<serde_json::Value>().await.unwrap();
+    assert!(health["problems"].to_string().contains("too little space"), "{health}");
+    process.kill();
     let database = new_database().await;
     let mut command = program(&disk.0);
     command.env("RECEIVER__SPOOL__DIR", &spool).env("DATABASE_URL", url(&database));
     let mut process = Process::start(&mut command);
-    process.wait_for("too little space to add all rescued deliveries");
     process.wait_for("recording to PostgreSQL");
     post_until_accepted(&process, "meanwhile").await;
     until_rows(&database, "SELECT FROM executions", 41).await;

@@ -93,7 +93,7 @@ impl Writer {
         if self.aside_measured_at.elapsed() >= PROBE_INTERVAL {
             self.measure_aside();
             self.restore_mark();
-            if self.needs_space && usage::check_space_to_add(&self.dir, &self.connection, 0).is_ok() {
+            if self.status.needs_space && usage::check_space_to_add(&self.dir, &self.connection, 0).is_ok() {
                 self.add_rescued(None);
             }
         }

@@ -110,8 +110,6 @@ pub(crate) struct Writer {
     unused: u64,
     /// The files are not the files in the directory, and could not be replaced yet.
     files_lost: bool,
-    /// The disk has too little space to add all rescued deliveries.
-    needs_space: bool,
     /// The copy of the lost files' deliveries, for the next attempt.
     rescue_copy: Option<RescueCopy>,
     wrote_at: Instant,
@@ -174,7 +172,6 @@ impl Writer {
             rejected_at: Instant::now(),
             unused: 0,
             files_lost: false,
-            needs_space: false,
             rescue_copy: None,
             wrote_at: Instant::now(),
             aside_measured_at: Instant::now(),

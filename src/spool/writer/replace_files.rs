@@ -195,12 +195,13 @@ impl Writer {
     }
 
     pub(in crate::spool) fn set_needs_space(&mut self, needs_space: bool) {
-        if needs_space && !self.needs_space {
+        if needs_space && !self.status.needs_space {
             tracing::error!(
                 "the disk has too little space to add all rescued deliveries (spool.db.rescued-…): they are added when it has space"
             );
         }
-        self.needs_space = needs_space;
+        self.status.needs_space = needs_space;
+        self.publish();
     }
 }
 
