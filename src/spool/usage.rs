@@ -1,5 +1,6 @@
 //! Measures the disk space that the spool uses and has.
 
+use std::fs;
 use std::path::Path;
 
 use rusqlite::{Connection, OptionalExtension};
@@ -70,16 +71,21 @@ pub(super) fn is_disk_full(dir: &Path) -> bool {
     free_bytes(dir).is_some_and(|free| free < MIN_FREE)
 }
 
-/// Checks that a transaction of rescued deliveries, and `more` bytes, have space beside the reserve file. A transaction needs its
-/// size in the write-ahead log and in the database.
+/// Checks that a transaction of rescued deliveries, and `more` bytes, have space beside the reserve file. They are written to the
+/// write-ahead log and to the database; only the database has unused pages. The space of another transaction stays free for the
+/// log of the next start.
 ///
 /// # Errors
 /// [`rusqlite::ErrorCode::DiskFull`]
 pub(super) fn check_space_to_add(dir: &Path, connection: &Connection, more: u64) -> rusqlite::Result<()> {
-    let reserved = if reserve::exists(dir) { reserve::SIZE } else { 0 };
+    const TRANSACTION: u64 = 2 * copy::MAX_ADDED_BYTES as u64;
+    let Some(free) = free_bytes(dir) else { return Ok(()) };
+    // The log's file is written over.
+    let log = fs::metadata(dir.join("spool.db-wal")).map_or(0, |log| log.len());
+    let free = free + log + if reserve::exists(dir) { reserve::SIZE } else { 0 };
     let unused = measure(connection)?.unused;
-    let needed = reserve::SIZE + 2 * copy::MAX_ADDED_BYTES as u64 + more;
-    if free_bytes(dir).is_none_or(|free| free + reserved + unused >= needed) {
+    let log_fits = free >= reserve::SIZE + TRANSACTION + more / 2;
+    if log_fits && free + unused >= reserve::SIZE + 2 * TRANSACTION + more {
         return Ok(());
     }
     Err(rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_FULL), None))
