@@ -153,7 +153,7 @@ async fn accept(state: &WebhookState, head: Parts, mut body: Body, trace: &mut T
             let stored = enqueue(state, delivery, memory, trace).await;
             stored.inspect_err(|_| {
                 if is_unverified {
-                    state.unverified.withdraw(bytes)
+                    state.unverified.withdraw(bytes);
                 }
             })?;
             tracing::debug!(%execution_id, %status, trace_id, "received");
